@@ -1,0 +1,23 @@
+# Each target works in a fresh clone with nothing but Python and make, and installs nothing outside it.
+STACK ?= onedl
+PYTHON ?= python3
+ENV = .venv$(if $(filter-out onedl,$(STACK)),-$(STACK))
+RUN = $(ENV)/bin/python
+
+.PHONY: env demo test
+env: $(ENV)/.installed
+
+# Both stacks pull the desktop build of OpenCV, which needs libGL; the headless one overwrites it, so it has to come last.
+$(ENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(ENV)
+	$(ENV)/bin/pip install --disable-pip-version-check -q -c constraints.txt -e ".[$(STACK),test]"
+	$(ENV)/bin/pip uninstall -q -y opencv-python opencv-python-headless
+	$(ENV)/bin/pip install --disable-pip-version-check -q --no-deps -c constraints.txt opencv-python-headless
+	@touch $@
+
+# Train on shapes that draw themselves, evaluate, save pictures; ends by printing AP and where they are.
+demo: env
+	$(RUN) tools/demo.py
+
+test: env
+	$(RUN) -m pytest $(ARGS)

@@ -1,0 +1,25 @@
+# What every run shares: hooks, logging, visualization.
+default_scope = 'mmdet'
+custom_imports = dict(imports=['gfl_plugin'])  # heals the stack and registers `gfl_plugin.*`
+
+default_hooks = dict(
+    timer=dict(type='IterTimerHook'),
+    logger=dict(type='LoggerHook', interval=50),
+    param_scheduler=dict(type='ParamSchedulerHook'),
+    checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=3),
+    sampler_seed=dict(type='DistSamplerSeedHook'),
+    visualization=dict(type='DetVisualizationHook'),
+    check_setup=dict(type='gfl_plugin.CheckSetupHook'))  # head against data, checkpoint against model
+
+env_cfg = dict(
+    cudnn_benchmark=False,  # image sizes vary from batch to batch
+    mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
+    dist_cfg=dict(backend='nccl'))  # tools/train.py takes gloo where there is no CUDA
+
+vis_backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
+visualizer = dict(type='DetLocalVisualizer', vis_backends=vis_backends, name='visualizer')
+log_processor = dict(type='LogProcessor', window_size=50, by_epoch=True)
+
+log_level = 'INFO'
+load_from = None
+resume = False

@@ -1,0 +1,16 @@
+"""A Generalized Focal Loss detector for MMDetection (arXiv:2006.04388): ``gfl_plugin.GFLHead`` and what trains it.
+
+Importing it heals the installed stack (:mod:`gfl_plugin.compat`) and registers the plugin's types, in that order.
+"""
+from .compat import stack
+
+stack.require()
+
+from .compat import checkpoints, ops, packages  # noqa: E402
+
+ops.install()
+checkpoints.install()
+packages.install()
+
+from . import assigners, coder, datasets, heads, hooks, losses  # noqa: E402,F401  (registers them)
+from .version import __version__  # noqa: E402,F401

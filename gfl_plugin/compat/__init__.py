@@ -1,0 +1,5 @@
+"""All that exists only because of the age of the stack; to be deleted the day the stack is healed.
+
+``ops``: mmcv's compiled operators, where they are missing. ``checkpoints``: loading that runs no code from the file.
+``packages``: ``package::config`` bases without pkg_resources. ``stack``: which stack is there, and is it one we know.
+"""

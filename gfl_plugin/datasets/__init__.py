@@ -1,0 +1,4 @@
+"""Data sets."""
+from .coco import CocoDataset
+
+__all__ = ['CocoDataset']

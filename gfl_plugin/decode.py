@@ -1,0 +1,54 @@
+"""From the maps of a head to boxes that may be detections."""
+import math
+from typing import NamedTuple, Sequence
+
+import torch
+from torch import Tensor
+
+from .functional.priors import Places, PriorGrid
+
+# The logit of the threshold is taken lower by this, so that rounding loses no score above it; an exact test follows.
+SLACK = 1e-3
+
+
+class Candidates(NamedTuple):
+    """M scores above the threshold, of all images and levels; within a level and an image best first."""
+    places: Places
+    label: Tensor  # (M,)
+    score: Tensor  # (M,) in (0, 1]
+
+
+def select_candidates(cls_scores: Sequence[Tensor], grids: Sequence[PriorGrid], score_thr: float,
+                      nms_pre: int) -> Candidates:
+    """The scores above a threshold, of each image and level the best ``nms_pre`` at most.
+
+    Args:
+        cls_scores: L class maps of logits (B, C, H, W).
+        grids: L levels.
+        score_thr: Scores must be above it.
+        nms_pre: Not above 0 for all. (In MMDetection -1 drops the lowest.)
+    """
+    limit = math.log(score_thr) - math.log1p(-score_thr) - SLACK if 0 < score_thr < 1 else -math.inf
+    levels = []
+    for logits, grid in zip(cls_scores, grids):
+        image, label, row, column = (logits > limit).nonzero(as_tuple=True)
+        score = logits[image, label, row, column].float().sigmoid()
+        level = torch.stack([image, grid.start + row * grid.width + column, label])
+        above = score > score_thr
+        levels.append(_best_of_each_image(level[:, above], score[above], nms_pre))
+    sizes = [score.numel() for _, score in levels]
+    image, prior, label = torch.cat([level for level, _ in levels], 1)
+    return Candidates(Places(image, prior, sizes), label, torch.cat([score for _, score in levels]))
+
+
+def _best_of_each_image(level: Tensor, score: Tensor, nms_pre: int):
+    """Sort (3, M) candidates by score, and leave ``nms_pre`` of each image, which is their first row."""
+    order = score.argsort(descending=True, stable=True)
+    level, score = level[:, order], score[order]
+    if 0 < nms_pre < score.numel():
+        by_image = level[0].argsort(stable=True)
+        image = level[0, by_image]
+        rank = torch.arange(image.numel(), device=image.device) - torch.searchsorted(image, image)
+        keep = by_image[rank < nms_pre]
+        level, score = level[:, keep], score[keep]
+    return level, score

@@ -1,0 +1,174 @@
+"""Train or test by a config."""
+import contextlib
+import copy
+import os
+import re
+import sys
+from typing import Iterator, List, Optional
+
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.dist import broadcast_object_list, init_dist, is_distributed
+from mmengine.runner import Runner
+
+from ..compat import checkpoints
+from ..errors import SetupError
+from .config import Options, load_config
+
+
+@contextlib.contextmanager
+def reporting() -> Iterator[None]:
+    """Print a user's mistake as one paragraph and exit with status 2; anything else keeps its traceback."""
+    try:
+        yield
+    except (SetupError, checkpoints.UnsafeCheckpointError) as error:
+        print(f'error: {error}', file=sys.stderr)
+        sys.exit(2)
+
+
+def train(options: Options) -> Runner:
+    """Train as ``tools/train.py`` says.
+
+    Raises:
+        SetupError: A mistake of the user's.
+    """
+    config = load_config(options)
+    _prepare_processes(config, options)
+    resume, load_from = options.resume is not None, config.get('load_from')
+    if options.resume not in (None, 'auto'):
+        load_from = _existing_file(options.resume)
+    config.work_dir = _on_all_ranks(lambda: _training_folder(options, config, resume))
+    config.resume, config.load_from = resume, load_from
+    if resume and options.resume == 'auto':
+        config.load_from = None  # the runner finds the latest in the work_dir
+    if options.amp:
+        if not torch.cuda.is_available():
+            raise SetupError('--amp needs a CUDA device: half precision is slower on a CPU')
+        config.optim_wrapper.type = 'AmpOptimWrapper'
+        config.optim_wrapper.loss_scale = 'dynamic'
+    if options.auto_scale_lr:
+        if 'base_batch_size' not in config.get('auto_scale_lr', {}):
+            raise SetupError('--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in the config: the batch '
+                             'size over all devices that its learning rate is for')
+        config.auto_scale_lr.enable = True
+    with checkpoints.trusting() if options.trust_checkpoint else contextlib.nullcontext():
+        runner = _build(config)
+        runner.train()
+    return runner
+
+
+def test(options: Options) -> dict:
+    """Evaluate as ``tools/test.py`` says.
+
+    Returns:
+        The metrics.
+
+    Raises:
+        SetupError: A mistake of the user's.
+    """
+    config = load_config(options)
+    if options.out and not options.out.endswith(('.pkl', '.pickle')):
+        raise SetupError(f'--out writes a pickle file, and {options.out} ends in neither .pkl nor .pickle')
+    _prepare_processes(config, options)
+    config.work_dir = options.work_dir or config.get('work_dir') or _default_folder(options)
+    config.load_from, config.resume = _existing_file(options.checkpoint), False
+    if options.show_dir:
+        config.default_hooks.visualization.update(draw=True, test_out_dir=options.show_dir)
+    if options.tta:
+        _augment_at_test_time(config)
+    if options.out:
+        evaluator = config.test_evaluator
+        evaluators = list(evaluator) if isinstance(evaluator, (list, tuple)) else [evaluator]
+        config.test_evaluator = evaluators + [dict(type='DumpDetResults', out_file_path=options.out)]
+    with checkpoints.trusting() if options.trust_checkpoint else contextlib.nullcontext():
+        return _build(config, dump_config=False).test()
+
+
+def _build(config: Config, dump_config: bool = True) -> Runner:
+    if not dump_config:  # the work_dir already holds the config of the training; the runner writes one by this name
+        object.__setattr__(config, '_filename', None)
+    try:
+        return Runner.from_cfg(config)
+    except ValueError as error:
+        raise SetupError(f'The config does not give a model: {error}') from error
+
+
+def _prepare_processes(config: Config, options: Options) -> None:
+    """Join the other ranks, over gloo where there is no CUDA."""
+    if config.launcher == 'none' or is_distributed():
+        return
+    if options.local_rank is not None:  # torch.distributed.launch says it so, torchrun by the environment
+        os.environ['LOCAL_RANK'] = str(options.local_rank)
+    settings = dict(config.get('env_cfg', {}).get('dist_cfg', {}))
+    if not torch.cuda.is_available():
+        settings['backend'] = config.env_cfg.dist_cfg.backend = 'gloo'
+    init_dist(config.launcher, **settings)
+
+
+def _on_all_ranks(decide):
+    """What rank 0 decides, on all ranks: they look at the disk at different times."""
+    decision: List[Optional[str]] = [None]
+    if not is_distributed() or torch.distributed.get_rank() == 0:
+        decision = [decide()]
+    broadcast_object_list(decision)
+    return decision[0]
+
+
+def _default_folder(options: Options) -> str:
+    return os.path.join('work_dirs', os.path.splitext(os.path.basename(options.config))[0])
+
+
+def _training_folder(options: Options, config: Config, resume: bool) -> str:
+    """A folder that no earlier run has written to, or the latest run's to go on with.
+
+    ``work_dirs/NAME``, else ``NAME-2``, ``NAME-3``...; a folder that was asked for by name is taken or refused.
+    """
+    asked = options.work_dir or config.get('work_dir')
+    base = asked or _default_folder(options)
+    if resume:
+        return base if asked else _latest(base)
+    if not _has_content(base):
+        return base
+    if asked:
+        raise SetupError(f'{base} holds an earlier run, and a new one overwrites nothing. Go on with it by --resume, '
+                         'or name another --work-dir')
+    number = 2
+    while _has_content(f'{base}-{number}'):
+        number += 1
+    return f'{base}-{number}'
+
+
+def _has_content(folder: str) -> bool:
+    return os.path.isdir(folder) and any(os.scandir(folder))
+
+
+def _latest(base: str) -> str:
+    parent, name = os.path.split(base)
+    pattern = re.compile(re.escape(name) + r'(-\d+)?')
+    runs = [os.path.join(parent, entry) for entry in (os.listdir(parent) if os.path.isdir(parent) else ())
+            if pattern.fullmatch(entry) and os.path.isfile(os.path.join(parent, entry, 'last_checkpoint'))]
+    return max(runs, key=lambda run: os.path.getmtime(os.path.join(run, 'last_checkpoint')), default=base)
+
+
+def _existing_file(checkpoint: str) -> str:
+    if '://' not in checkpoint and not os.path.isfile(checkpoint):
+        raise SetupError(f'There is no checkpoint {os.path.abspath(checkpoint)}')
+    return checkpoint
+
+
+def _augment_at_test_time(config: Config) -> None:
+    """Flip and merge, unless the config has a TTA of its own (as MMDetection's tools/test.py)."""
+    if 'tta_model' not in config:
+        config.tta_model = dict(type='DetTTAModel',
+                                tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.6), max_per_img=100))
+    dataset = config.test_dataloader.dataset
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    if 'tta_pipeline' not in config:
+        keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
+        config.tta_pipeline = copy.deepcopy(dataset.pipeline)
+        config.tta_pipeline[-1] = dict(type='TestTimeAug', transforms=[
+            [dict(type='RandomFlip', prob=1.), dict(type='RandomFlip', prob=0.)],
+            [dict(type='PackDetInputs', meta_keys=keys)]])
+    dataset.pipeline = config.tta_pipeline
+    config.model = ConfigDict(**config.tta_model, module=config.model)

@@ -1,0 +1,56 @@
+"""Checks that need both sides: the data and the head, the checkpoint and the model."""
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+
+from ..errors import SetupError
+from ..registry import HOOKS
+
+
+@HOOKS.register_module()
+class CheckSetupHook(Hook):
+    """Stop a run whose head has another number of classes than its data, or whose checkpoint is of another model.
+
+    Raises:
+        SetupError: So it is.
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        self._check_classes(runner, runner.train_dataloader.dataset)
+
+    def before_val(self, runner: Runner) -> None:
+        self._check_classes(runner, runner.val_dataloader.dataset)
+
+    def before_test(self, runner: Runner) -> None:
+        self._check_classes(runner, runner.test_dataloader.dataset)
+
+    @staticmethod
+    def _check_classes(runner: Runner, dataset) -> None:
+        classes = dataset.metainfo.get('classes')
+        heads = {name: module.num_classes for name, module in runner.model.named_modules()
+                 if name.endswith('bbox_head') and hasattr(module, 'num_classes')}
+        for name, num_classes in heads.items():
+            if classes is not None and num_classes != len(classes):
+                raise SetupError(f'The data has {len(classes)} classes and the head {name} has num_classes='
+                                 f'{num_classes}. Set model.bbox_head.num_classes={len(classes)} in the config or with '
+                                 '--cfg-options')
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = getattr(model, 'module', model)  # of test-time augmentation
+        wanted = model.state_dict()
+        given = {key[len('module.'):] if key.startswith('module.') else key: value
+                 for key, value in checkpoint.get('state_dict', checkpoint).items()}
+        missing = sorted(wanted.keys() - given.keys())
+        unexpected = sorted(given.keys() - wanted.keys())
+        reshaped = sorted(k for k in wanted.keys() & given.keys() if wanted[k].shape != given[k].shape)
+        fitting = len(wanted) - len(missing) - len(reshaped)
+        # Weights to start a training from may lack a head or have another number of classes; they must fit by half.
+        starts_training = runner._train_loop is not None and not runner._resume
+        if not (missing or unexpected or reshaped) or (starts_training and 2 * fitting >= len(wanted)):
+            return
+        parts = [f'{len(keys)} keys are {what} ({", ".join(keys[:3])}{", ..." if len(keys) > 3 else ""})'
+                 for keys, what in ((missing, 'missing'), (unexpected, 'unknown to the model'),
+                                    (reshaped, 'of another shape')) if keys]
+        raise SetupError(f'The checkpoint {runner._load_from} is of another architecture than the config: of the '
+                         f'model\'s {len(wanted)} keys {fitting} fit; {"; ".join(parts)}')

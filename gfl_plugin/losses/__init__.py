@@ -1,0 +1,11 @@
+"""Losses: one file an idea; a pure function of tensors, then a thin registered module.
+
+All compute in fp32 whatever the dtype of their input: sums over 10^7 logits overflow fp16.
+"""
+from .distribution_focal import DistributionFocalLoss, distribution_focal_loss
+from .generalized_focal import GeneralizedFocalLoss, generalized_focal_loss
+from .giou import GIoULoss, giou_loss
+from .quality_focal import QualityFocalLoss, quality_focal_loss
+
+__all__ = ['DistributionFocalLoss', 'GIoULoss', 'GeneralizedFocalLoss', 'QualityFocalLoss', 'distribution_focal_loss',
+           'generalized_focal_loss', 'giou_loss', 'quality_focal_loss']

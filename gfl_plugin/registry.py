@@ -1,0 +1,15 @@
+"""The plugin's registries: children of MMEngine's roots, scope ``gfl_plugin``.
+
+A config names what is registered here as ``gfl_plugin.GFLHead``; MMDetection's own names stay untouched.
+"""
+from mmengine import registry as root
+
+
+def _child(name: str, parent: root.Registry, location: str) -> root.Registry:
+    return root.Registry(name, parent=parent, scope='gfl_plugin', locations=[f'gfl_plugin.{location}'])
+
+
+MODELS = _child('model', root.MODELS, 'heads')
+TASK_UTILS = _child('task util', root.TASK_UTILS, 'assigners')
+DATASETS = _child('dataset', root.DATASETS, 'datasets')
+HOOKS = _child('hook', root.HOOKS, 'hooks')

@@ -1,0 +1,30 @@
+"""The options that all tools share. Nothing here imports torch: `--help` answers at once."""
+import argparse
+import sys
+
+
+def parser(doc: str) -> argparse.ArgumentParser:
+    """A parser with the shared options, described by a tool's docstring."""
+    result = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    result.add_argument('config', help='config file')
+    result.add_argument('--work-dir', help='where results and logs go (default: work_dirs/<config>)')
+    result.add_argument('--data-root', help='root of the data set, instead of the one in the config')
+    result.add_argument('--cfg-options', nargs='+', metavar='KEY=VALUE',
+                        help='settings that override the config, such as optim_wrapper.optimizer.lr=0.005; a list is '
+                        'key="[a,b]" or key=a,b')
+    result.add_argument('--trust-checkpoint', action='store_true',
+                        help='load checkpoints with full pickle: a file can then run any code on this machine')
+    result.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none',
+                        help='what started this process, if it is one of several')
+    result.add_argument('--local_rank', '--local-rank', type=int, help=argparse.SUPPRESS)  # torch.distributed.launch
+    return result
+
+
+def run(tool: str, options: argparse.Namespace) -> None:
+    """Call what the package does for a tool; a missing or broken stack is one paragraph, too."""
+    try:
+        from gfl_plugin import engine
+    except ImportError as error:
+        sys.exit(f'error: {error}')
+    with engine.reporting():
+        getattr(engine, tool)(options)

@@ -1,0 +1,22 @@
+#!/usr/bin/env python
+"""Train a detector.
+
+    python tools/train.py configs/gfl/gfl_r50_fpn_1x_coco.py --data-root data/coco
+    python tools/train.py configs/gfl/gfl_r50_fpn_1x_coco.py --resume
+"""
+import arguments
+
+
+def parse_options():
+    parser = arguments.parser(__doc__)
+    parser.add_argument('--amp', action='store_true', help='mixed precision (CUDA)')
+    parser.add_argument('--auto-scale-lr', action='store_true',
+                        help='scale the learning rate by the batch size over all devices')
+    parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT',
+                        help='go on from a checkpoint; without a name from the latest one of this config')
+    parser.add_argument('--no-pretrained', action='store_true', help='start from scratch, without pretrained weights')
+    return parser.parse_args()
+
+
+if __name__ == '__main__':
+    arguments.run('train', parse_options())
