@@ -35,7 +35,10 @@ def select_candidates(cls_scores: Sequence[Tensor], grids: Sequence[PriorGrid], 
         score = logits[image, label, row, column].float().sigmoid()
         level = torch.stack([image, grid.start + row * grid.width + column, label])
         above = score > score_thr
-        levels.append(_best_of_each_image(level[:, above], score[above], nms_pre))
+        level, score = level[:, above], score[above]
+        # Equal scores by prior, then class, as in MMDetection and whatever the memory format of the map.
+        order = (level[1] * logits.shape[1] + level[2]).argsort()
+        levels.append(_best_of_each_image(level[:, order], score[order], nms_pre))
     sizes = [score.numel() for _, score in levels]
     image, prior, label = torch.cat([level for level, _ in levels], 1)
     return Candidates(Places(image, prior, sizes), label, torch.cat([score for _, score in levels]))

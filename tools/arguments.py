@@ -1,12 +1,13 @@
 """The options that all tools share. Nothing here imports torch: `--help` answers at once."""
 import argparse
 import sys
+from typing import Optional
 
 
-def parser(doc: str) -> argparse.ArgumentParser:
-    """A parser with the shared options, described by a tool's docstring."""
+def parser(doc: str, config: Optional[str] = None) -> argparse.ArgumentParser:
+    """A parser with the shared options, described by a tool's docstring; ``config`` is used if none is given."""
     result = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    result.add_argument('config', help='config file')
+    result.add_argument('config', nargs='?' if config else None, default=config, help='config file')
     result.add_argument('--work-dir', help='where results and logs go (default: work_dirs/<config>)')
     result.add_argument('--data-root', help='root of the data set, instead of the one in the config')
     result.add_argument('--cfg-options', nargs='+', metavar='KEY=VALUE',

@@ -17,7 +17,8 @@ from ..functional.nms import greedy_nms
 
 NAME = 'mmcv._ext'
 GET_COMPILED = ('mmcv compiled with its operators has it: '
-                '`MMCV_WITH_OPS=1 pip install --no-build-isolation mmcv==2.1.0` (needs a C++ compiler and, for CUDA, nvcc; see https://mmcv.readthedocs.io)')
+                '`MMCV_WITH_OPS=1 pip install --no-build-isolation mmcv==2.1.0` '
+                '(needs a C++ compiler and, for CUDA, nvcc; see https://mmcv.readthedocs.io)')
 
 IMPLEMENTED: Dict[str, Callable] = {}
 
@@ -123,10 +124,10 @@ def _torchvision(operator: str) -> Callable:
     try:
         return getattr(importlib.import_module('torchvision.ops'), operator)
     except Exception as error:  # a torchvision built for another PyTorch raises RuntimeError, not ImportError
-        raise NotImplementedError(f'mmcv operator behind `{operator}` is not available: this mmcv was installed '
-                                  f'without compiled operators, and torchvision, whose {operator} would serve, does not import '
-                                  f'({error}). Install the torchvision that matches this PyTorch, or: {GET_COMPILED}'
-                                  ) from error
+        raise NotImplementedError(
+            f'mmcv operator behind `{operator}` is not available: this mmcv was installed without compiled operators, '
+            f'and torchvision, whose {operator} would serve, does not import ({error}). '
+            f'Install the torchvision that matches this PyTorch, or: {GET_COMPILED}') from error
 
 
 @implements

@@ -1,4 +1,5 @@
 """Data sets."""
 from .coco import CocoDataset
+from .shapes import ShapesDataset
 
-__all__ = ['CocoDataset']
+__all__ = ['CocoDataset', 'ShapesDataset']

@@ -1,5 +1,5 @@
 """What the command lines in ``tools/`` do."""
 from .config import Options, load_config
-from .run import reporting, test, train
+from .run import demo, reporting, test, train
 
-__all__ = ['Options', 'load_config', 'reporting', 'test', 'train']
+__all__ = ['Options', 'demo', 'load_config', 'reporting', 'test', 'train']

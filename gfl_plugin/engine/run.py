@@ -4,7 +4,8 @@ import copy
 import os
 import re
 import sys
-from typing import Iterator, List, Optional
+import time
+from typing import Dict, Iterator, List, Optional, Tuple
 
 import torch
 from mmengine.config import Config, ConfigDict
@@ -13,6 +14,7 @@ from mmengine.runner import Runner
 
 from ..compat import checkpoints
 from ..errors import SetupError
+from ..visualization import save_gallery
 from .config import Options, load_config
 
 
@@ -57,11 +59,11 @@ def train(options: Options) -> Runner:
     return runner
 
 
-def test(options: Options) -> dict:
+def test(options: Options) -> Tuple[Runner, Dict[str, float]]:
     """Evaluate as ``tools/test.py`` says.
 
     Returns:
-        The metrics.
+        The runner, with the model, and the metrics.
 
     Raises:
         SetupError: A mistake of the user's.
@@ -81,7 +83,27 @@ def test(options: Options) -> dict:
         evaluators = list(evaluator) if isinstance(evaluator, (list, tuple)) else [evaluator]
         config.test_evaluator = evaluators + [dict(type='DumpDetResults', out_file_path=options.out)]
     with checkpoints.trusting() if options.trust_checkpoint else contextlib.nullcontext():
-        return _build(config, dump_config=False).test()
+        runner = _build(config, dump_config=False)
+        return runner, runner.test()
+
+
+def demo(options: Options) -> None:
+    """Train, evaluate and draw as ``tools/demo.py`` says; the last lines say how well it went and what to look at."""
+    start = time.monotonic()
+    folder = train(options).work_dir
+    options.checkpoint, options.work_dir = _last_checkpoint(folder), folder
+    runner, metrics = test(options)
+    gallery = save_gallery(runner.model, runner.test_dataloader.dataset, os.path.join(folder, 'detections'))
+    minutes = (time.monotonic() - start) / 60
+    # Where nothing at all was detected MMDetection gives no AP, which is 0.
+    ap, ap50 = (metrics.get(f'coco/bbox_{name}', 0.0) for name in ('mAP', 'mAP_50'))
+    print(f'\nHeld-out images: AP {ap:.3f}, AP50 {ap50:.3f}, after '
+          f'{minutes:.1f} minutes\nDetections drawn:  {gallery}\nLogs, checkpoint:  {folder}')
+
+
+def _last_checkpoint(folder: str) -> str:
+    with open(os.path.join(folder, 'last_checkpoint')) as file:
+        return file.read().strip()
 
 
 def _build(config: Config, dump_config: bool = True) -> Runner:

@@ -1,0 +1,4 @@
+"""Pictures for people."""
+from .gallery import save_gallery
+
+__all__ = ['save_gallery']

@@ -1,0 +1,92 @@
+"""Detections drawn on images: a file an image, and one sheet of them all."""
+import os
+from typing import Sequence
+
+import cv2
+import numpy as np
+from mmengine.dataset import pseudo_collate
+from mmengine.structures import InstanceData
+
+TILE = 320  # pixels a side of an image on the sheet
+GAP = 6
+GROUND_TRUTH = (255, 255, 255)
+
+
+def save_gallery(model, dataset, folder: str, count: int = 24, columns: int = 6, score_thr: float = 0.3) -> str:
+    """Draw the detections on the first images of a data set, beside the thin white boxes of the ground truth.
+
+    Args:
+        model: A detector.
+        dataset: A detection data set in test mode, with annotations loaded.
+        folder: Where to; made if missing.
+        count: How many images.
+        columns: Of the sheet.
+        score_thr: Detections below it are not drawn.
+
+    Returns:
+        Path of the sheet.
+    """
+    os.makedirs(folder, exist_ok=True)
+    tiles = []
+    for index in range(min(count, len(dataset))):
+        sample = model.test_step(pseudo_collate([dataset[index]]))[0]
+        found = sample.pred_instances[sample.pred_instances.scores >= score_thr].cpu().numpy()
+        picture = draw_detections(cv2.imread(sample.img_path), found, sample.gt_instances.bboxes.numpy(),
+                                  np.array(sample.scale_factor), dataset.metainfo)
+        cv2.imwrite(os.path.join(folder, f'{os.path.splitext(os.path.basename(sample.img_path))[0]}.png'), picture)
+        tiles.append(fit(picture, TILE))
+    return write_sheet(tiles, columns, os.path.join(folder, 'sheet.png'))
+
+
+def draw_detections(image: np.ndarray, found: InstanceData, gt_boxes: np.ndarray, gt_scale: np.ndarray,
+                    metainfo: dict) -> np.ndarray:
+    """An image (H, W, 3), enlarged to at least TILE, with boxes (N, 4) of detections and of the ground truth.
+
+    ``gt_scale`` is (2,), pixels in which ``gt_boxes`` are a pixel of the image: annotations may be those of the input.
+    """
+    zoom = max(1.0, TILE / max(image.shape[:2]))
+    picture = cv2.resize(image, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_CUBIC)
+    for box in gt_boxes / np.tile(gt_scale, 2):
+        _rectangle(picture, box * zoom, GROUND_TRUTH, 1)
+    for box, score, label in zip(found.bboxes, found.scores, found.labels):
+        color = tuple(map(int, metainfo['palette'][label][::-1]))
+        _rectangle(picture, box * zoom, color, 2)
+        _caption(picture, f'{metainfo["classes"][label]} {100 * score:.0f}', box[:2] * zoom, color)
+    return picture
+
+
+def _rectangle(picture: np.ndarray, box: Sequence[float], color, thickness: int) -> None:
+    x1, y1, x2, y2 = (round(float(v)) for v in box)
+    cv2.rectangle(picture, (x1, y1), (x2, y2), color, thickness, cv2.LINE_AA)
+
+
+def _caption(picture: np.ndarray, text: str, corner: Sequence[float], color) -> None:
+    font, scale = cv2.FONT_HERSHEY_SIMPLEX, 0.4
+    (width, height), _ = cv2.getTextSize(text, font, scale, 1)
+    x = min(max(round(float(corner[0])), 0), max(picture.shape[1] - width - 4, 0))
+    y = max(round(float(corner[1])), height + 5)
+    cv2.rectangle(picture, (x, y - height - 5), (x + width + 4, y), color, -1)
+    dark = sum(color) > 380  # text that can be read on its colour
+    cv2.putText(picture, text, (x + 2, y - 4), font, scale, (0, 0, 0) if dark else (255, 255, 255), 1, cv2.LINE_AA)
+
+
+def fit(picture: np.ndarray, side: int) -> np.ndarray:
+    """A picture shrunk and centred on a square of ``side`` pixels."""
+    scale = side / max(picture.shape[:2])
+    picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)[:side, :side]
+    tile = np.full((side, side, 3), 32, np.uint8)
+    top, left = ((side - length) // 2 for length in picture.shape[:2])
+    tile[top:top + picture.shape[0], left:left + picture.shape[1]] = picture
+    return tile
+
+
+def write_sheet(tiles: Sequence[np.ndarray], columns: int, path: str) -> str:
+    """Lay tiles (TILE, TILE, 3) out in rows and write them to ``path``."""
+    rows = -(-len(tiles) // columns)
+    step = TILE + GAP
+    sheet = np.full((rows * step + GAP, columns * step + GAP, 3), 255, np.uint8)
+    for i, tile in enumerate(tiles):
+        y, x = GAP + i // columns * step, GAP + i % columns * step
+        sheet[y:y + TILE, x:x + TILE] = tile
+    cv2.imwrite(path, sheet)
+    return path

@@ -1,0 +1,139 @@
+"""The assignment is MMDetection's ATSS, for a whole batch; what is equal everywhere is decided once and for all."""
+import pytest
+import torch
+from mmdet.registry import TASK_UTILS
+from mmengine.structures import InstanceData
+from reference import random_objects
+
+from gfl_plugin.assigners.atss import candidates_on_grids, window
+from gfl_plugin.functional.boxes import iou
+from gfl_plugin.functional.priors import num_priors, stack_grids
+
+STRIDES = (8, 16, 32, 64, 128)
+
+
+def grids_of(height, width, strides=STRIDES):
+    sizes = [(-(-height // s), -(-width // s)) for s in strides]
+    return stack_grids(sizes, [(s, s) for s in strides], [(-4 * s, -4 * s, 4 * s, 4 * s) for s in strides])
+
+
+def assigned(assignment, grids, counts):
+    """(B, P) the ground truth of each prior, -1 for none; positives as a map."""
+    result = torch.full((len(counts), num_priors(grids)), -1)
+    places = assignment.places
+    assert len(set(zip(places.image.tolist(), places.prior.tolist()))) == len(places.prior), \
+        'a prior should be positive once'
+    result[places.image, places.prior] = assignment.gt
+    return result
+
+
+def reference_assignment(grids, ranges, objects, topk):
+    """The same by MMDetection's assigner, image by image."""
+    assigner = TASK_UTILS.build(dict(type='mmdet.ATSSAssigner', topk=topk))
+    priors = torch.cat([g.boxes() for g in grids])
+    result, first = torch.full((len(objects), len(priors)), -1), 0
+    for image, gt in enumerate(objects):
+        inside = torch.cat([torch.tensor([[x0 <= x < x1 and y0 <= y < y1 for x in range(g.width)]
+                                          for y in range(g.height)]).flatten()
+                            for g, (x0, y0, x1, y1) in zip(grids, ranges[image])])
+        found = assigner.assign(InstanceData(priors=priors[inside]),
+                                [(x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in ranges[image]], gt).gt_inds
+        result[image, inside.nonzero()[:, 0]] = torch.where(found > 0, found - 1 + first, -1)
+        first += len(gt)
+    return result
+
+
+@pytest.mark.parametrize('topk', [1, 2, 9, 20])
+@pytest.mark.parametrize('border', [-1, 0, 10])
+@pytest.mark.parametrize('height, width, counts', [(256, 320, (5, 0, 12)), (640, 544, (40, 3)), (100, 900, (8, 1)),
+                                                   (800, 1344, (150, ))])
+def test_same_as_mmdetection(height, width, counts, border, topk):
+    grids = grids_of(height, width)
+    unpadded = [(height - 30 * (i % 2), width - 50 * ((i + 1) % 2)) for i in range(len(counts))]
+    objects, metas = random_objects(counts, height, width, unpadded=unpadded)
+    ranges = [[g.cells_in(m['img_shape'], m['pad_shape'], border) for g in grids] for m in metas]
+    assigner = TASK_UTILS.build(dict(type='gfl_plugin.ATSSAssigner', topk=topk))
+    boxes = torch.cat([gt.bboxes for gt in objects])
+    image = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    ours = assigned(assigner.assign_batch(grids, ranges, boxes, image), grids, counts)
+    expected = reference_assignment(grids, ranges, objects, topk)
+    # Where all IoUs of a ground truth are one number, rounding alone puts their mean above or below it.
+    candidates = candidates_on_grids(grids, torch.tensor(ranges)[image], boxes, topk)
+    overlap = iou(candidates.box, boxes[:, None])
+    spread = (overlap.masked_fill(~candidates.valid, -1).amax(1) - overlap.masked_fill(~candidates.valid, 2).amin(1))
+    undecidable = torch.cat([spread < 1e-6, torch.tensor([False])])
+    decided = ~(undecidable[ours] | undecidable[expected])
+    ours, expected = ours.where(decided, -1), expected.where(decided, -1)
+    assert ours.equal(expected), f'{(ours != expected).sum()} of {ours.numel()} priors are assigned otherwise'
+
+
+def test_window_holds_the_nearest_cells_of_any_rectangle():
+    """Brute force over small grids and centres in and around them: the nearest cells are always in the window."""
+    for height, width in ((1, 1), (1, 30), (30, 1), (2, 9), (3, 3), (7, 5), (12, 12)):
+        grid = stack_grids([(height, width)], [(8, 8)], [(-4, -4, 4, 4)])
+        centers = torch.rand(200, 2) * torch.tensor([width + 20., height + 20.]) * 8 - 80
+        ranges = torch.tensor([0, 0, width, height]).expand(200, 1, 4)
+        found = candidates_on_grids(grid, ranges, torch.cat([centers - 3, centers + 3], 1), 9)
+        distances = torch.cdist(centers, (grid[0].boxes()[:, :2] + grid[0].boxes()[:, 2:]) / 2)
+        nearest = distances.sort(1).values[:, :9]
+        chosen = distances.gather(1, found.prior.where(found.valid, 0))
+        assert found.valid.sum(1).eq(min(9, height * width)).all(), 'there should be topk candidates, or all cells'
+        for k in range(nearest.shape[1]):
+            assert torch.allclose(chosen[:, k], nearest[:, k], atol=1e-3), f'candidate {k} should be the nearest left'
+    assert len(window(9)) == 57, 'the window of 9 cells should stay small'
+
+
+def test_order_of_ground_truths_changes_nothing():
+    grids = grids_of(256, 320)
+    objects, _ = random_objects((20, ), 256, 320)
+    ranges = [[(0, 0, g.width, g.height) for g in grids]]
+    assigner = TASK_UTILS.build(dict(type='gfl_plugin.ATSSAssigner', topk=9))
+    order, image = torch.randperm(20), torch.zeros(20, dtype=torch.long)
+    straight = assigned(assigner.assign_batch(grids, ranges, objects[0].bboxes, image), grids, (20, ))
+    shuffled = assigned(assigner.assign_batch(grids, ranges, objects[0].bboxes[order], image), grids, (20, ))
+    back = torch.where(shuffled >= 0, order[shuffled], -1)
+    assert back.equal(straight), 'each prior should belong to the same box in any order of the boxes'
+
+
+def test_batch_of_two_is_two_singles():
+    grids = grids_of(256, 320)
+    objects, _ = random_objects((7, 9), 256, 320)
+    ranges = [[(0, 0, g.width, g.height) for g in grids]]
+    assigner = TASK_UTILS.build(dict(type='gfl_plugin.ATSSAssigner', topk=9))
+    boxes, image = torch.cat([gt.bboxes for gt in objects]), torch.arange(2).repeat_interleave(torch.tensor([7, 9]))
+    together = assigned(assigner.assign_batch(grids, ranges * 2, boxes, image), grids, (7, 9))
+    for i, first in ((0, 0), (1, 7)):
+        alone = assigner.assign_batch(grids, ranges, objects[i].bboxes, torch.zeros_like(objects[i].labels))
+        alone = assigned(alone, grids, (1, ))[0]
+        assert torch.where(alone >= 0, alone + first, -1).equal(together[i]), 'images should not see each other'
+
+
+def test_equal_boxes_go_to_the_first():
+    grids = grids_of(256, 320)
+    box = torch.tensor([[40., 40., 140., 150.]] * 2)
+    ranges = [[(0, 0, g.width, g.height) for g in grids]]
+    assignment = TASK_UTILS.build(dict(type='gfl_plugin.ATSSAssigner', topk=9)).assign_batch(
+        grids, ranges, box, torch.zeros(2, dtype=torch.long))
+    assert len(assignment.gt) > 0 and (assignment.gt == 0).all(), 'of two equal boxes the first should have the priors'
+
+
+@pytest.mark.parametrize('ignore_iof_thr', [-1, 0.4])
+def test_assign_of_one_image_with_any_priors(ignore_iof_thr):
+    """MMDetection's own interface, for heads whose priors are no regular grid."""
+    priors = torch.rand(300, 4) * 200
+    priors[:, 2:] += priors[:, :2] + 5
+    objects, _ = random_objects((6, ), 256, 320)
+    ignored = InstanceData(bboxes=torch.tensor([[0., 0., 120., 130.]]))
+    results = [TASK_UTILS.build(dict(type=f'{scope}.ATSSAssigner', topk=9, ignore_iof_thr=ignore_iof_thr)).assign(
+        InstanceData(priors=priors), [200, 80, 20], objects[0], ignored) for scope in ('mmdet', 'gfl_plugin')]
+    assert results[0].gt_inds.eq(-1).any() == (ignore_iof_thr > 0), 'some priors should be ignored, if any may be'
+    for name in ('gt_inds', 'labels', 'num_gts'):
+        a, b = (getattr(r, name) for r in results)
+        assert torch.as_tensor(a).equal(torch.as_tensor(b)), f'{name} should be MMDetection\'s'
+    assert torch.allclose(results[0].max_overlaps, results[1].max_overlaps), 'max_overlaps should be MMDetection\'s'
+
+
+@pytest.mark.parametrize('arguments, named', [(dict(topk=0), 'topk=0'), (dict(topk=9, alpha=0.8), 'alpha')])
+def test_bad_arguments_are_named(arguments, named):
+    with pytest.raises(ValueError, match=named):
+        TASK_UTILS.build(dict(type='gfl_plugin.ATSSAssigner', **arguments))

@@ -1,0 +1,95 @@
+"""Checkpoints are data: what a runner saves loads, and nothing in a file is run."""
+import os
+import pickle
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+from mmengine.logging import HistoryBuffer
+from mmengine.runner import CheckpointLoader
+from mmengine.runner import checkpoint as mmengine_checkpoint
+
+from gfl_plugin.compat.checkpoints import UnsafeCheckpointError, trusting
+
+
+class Calls:
+    """Pickles as a call of a function, as any malicious file does."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+def test_what_a_runner_saves_loads(tmp_path):
+    history = HistoryBuffer([1., 2., 4.], [1, 1, 1])
+    saved = dict(meta=dict(epoch=1, iter=7, seed=0, config='raise SystemExit', dataset_meta=dict(classes=('a', ))),
+                 state_dict=dict(weight=torch.ones(2)), optimizer=dict(state={0: dict(step=torch.tensor(1.))}),
+                 message_hub=dict(log_scalars=dict(loss=history), runtime_info=dict(lr=np.float64(0.1)),
+                                  scores=np.arange(3, dtype=np.int64)))
+    torch.save(saved, tmp_path / 'epoch_1.pth')
+    loaded = CheckpointLoader.load_checkpoint(str(tmp_path / 'epoch_1.pth'), map_location='cpu')
+    assert loaded['message_hub']['log_scalars']['loss'].mean() == pytest.approx(7 / 3), 'statistics should go on'
+    assert loaded['message_hub']['runtime_info']['lr'] == 0.1, 'NumPy scalars should load'
+    assert loaded['message_hub']['scores'].tolist() == [0, 1, 2], 'NumPy arrays should load'
+    assert 'config' not in loaded['meta'], 'the config is Python that the runner would execute on resuming'
+
+
+@pytest.mark.parametrize('attack', ['system', 'popen', 'eval', 'exec', 'getattr', 'getattr_of_buffer', 'builtin_open',
+                                    'legacy_format'])
+def test_nothing_in_a_file_is_run(tmp_path, attack):
+    witness = tmp_path / 'witness'
+    command = f'touch {witness}'
+    payload = {
+        'system': Calls(os.system, command),
+        'popen': Calls(subprocess.Popen, command, -1, None, None, None, None, None, True, True),
+        'eval': Calls(eval, f'open({str(witness)!r}, "w")'),
+        'exec': Calls(exec, f'open({str(witness)!r}, "w")'),
+        'getattr': Calls(getattr, HistoryBuffer, '__init__'),
+        'getattr_of_buffer': Calls(getattr, HistoryBuffer.mean, '__globals__'),
+        'builtin_open': Calls(open, str(witness), 'w'),
+        'legacy_format': Calls(os.system, command),
+    }[attack]
+    path = tmp_path / 'stranger.pth'
+    saved = dict(state_dict=dict(weight=torch.ones(2)), meta=payload)
+    if attack == 'legacy_format':
+        path.write_bytes(pickle.dumps(saved['meta']))
+    else:
+        torch.save(saved, path)
+    with pytest.raises(UnsafeCheckpointError, match='--trust-checkpoint'):
+        CheckpointLoader.load_checkpoint(str(path), map_location='cpu')
+    assert not witness.exists(), f'{attack} should not have been run'
+
+
+def test_the_refusal_names_the_global(tmp_path):
+    torch.save(dict(state_dict={}, extra=Calls(os.getcwd)), tmp_path / 'stranger.pth')
+    with pytest.raises(UnsafeCheckpointError, match=r'stranger\.pth is refused.*`posix\.getcwd`'):
+        CheckpointLoader.load_checkpoint(str(tmp_path / 'stranger.pth'))
+
+
+def test_trust_is_the_way_around(tmp_path):
+    torch.save(dict(state_dict={}, extra=Calls(os.getcwd)), tmp_path / 'mine.pth')
+    with trusting():
+        assert CheckpointLoader.load_checkpoint(str(tmp_path / 'mine.pth'))['extra'] == os.getcwd()
+    with pytest.raises(UnsafeCheckpointError):
+        CheckpointLoader.load_checkpoint(str(tmp_path / 'mine.pth'))
+
+
+@pytest.mark.parametrize('url', ['https://example.org/w-12345678.pth', 'torchvision://resnet50',
+                                 'open-mmlab://resnext101_32x4d'])
+def test_downloads_are_weights_only(url, monkeypatch):
+    """Up to the download: every scheme of pretrained weights ends in a weights-only load."""
+    asked = []
+    monkeypatch.setattr(torch.hub, 'load_state_dict_from_url',
+                        lambda url, **kwargs: asked.append((url, kwargs['weights_only'])) or {'w': 1})
+    monkeypatch.setattr(mmengine_checkpoint, 'get_torchvision_models',
+                        lambda: {'resnet50': 'https://example.org/resnet50.pth'})
+    assert CheckpointLoader.load_checkpoint(url, map_location='cpu') == {'w': 1}
+    assert len(asked) == 1 and asked[0][0].startswith('https://') and asked[0][1] is True, asked
+
+
+def test_a_missing_file_is_named():
+    with pytest.raises(FileNotFoundError, match='nowhere.pth'):
+        CheckpointLoader.load_checkpoint('nowhere.pth')

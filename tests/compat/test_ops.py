@@ -1,0 +1,158 @@
+"""The stand-ins for mmcv's compiled operators. With a compiled mmcv the same tests hold, of the real ones."""
+import importlib
+import pkgutil
+import sys
+import types
+
+import pytest
+import torch
+import torch.nn.functional as F
+from mmcv.ops import DeformConv2d, ModulatedDeformConv2d, batched_nms, nms, roi_align, sigmoid_focal_loss, soft_nms
+
+from gfl_plugin.compat import ops
+
+stand_in = pytest.mark.skipif(not ops.install(), reason='this mmcv has compiled operators')
+
+
+def random_boxes(count):
+    corner = torch.rand(count, 2) * 100
+    return torch.cat([corner, corner + 5 + torch.rand(count, 2) * 40], 1)
+
+
+@pytest.mark.parametrize('module', ['mmdet.models', 'mmdet.apis', 'mmdet.datasets', 'mmdet.engine', 'mmdet.evaluation',
+                                    'mmdet.visualization', 'mmdet.structures', 'mmcv.ops', 'mmcv.transforms'])
+def test_everything_of_mmdetection_imports(module):
+    importlib.import_module(module)
+
+
+@stand_in
+@pytest.mark.skipif(not hasattr(pkgutil, 'find_loader'), reason='gone in Python 3.14')
+def test_mmengine_may_ask_for_the_loader():
+    pkgutil.find_loader('mmcv._ext')  # raises ValueError for a module without __spec__
+
+
+@stand_in
+def test_other_operators_are_named_when_called():
+    with pytest.raises(NotImplementedError, match=r'`ball_query`.*compiled'):
+        sys.modules['mmcv._ext'].ball_query()
+
+
+def test_a_compiled_mmcv_wins(monkeypatch):
+    real = types.ModuleType('mmcv._ext')
+    monkeypatch.setitem(sys.modules, 'mmcv._ext', real)
+    assert not ops.install(), 'nothing should be installed over a real extension'
+    assert sys.modules['mmcv._ext'] is real
+
+
+def test_nms_keeps_classes_apart_and_order():
+    boxes = torch.tensor([[0., 0, 10, 10], [1, 1, 11, 11], [0, 0, 10, 10], [50, 50, 60, 60]])
+    scores, labels = torch.tensor([0.5, 0.9, 0.8, 0.5]), torch.tensor([0, 0, 1, 0])
+    dets, kept = batched_nms(boxes, scores, labels, dict(type='nms', iou_threshold=0.5))
+    assert kept.tolist() == [1, 2, 3], 'the better of two, the other class, and the one apart'
+    assert dets[:, 4].tolist() == pytest.approx([0.9, 0.8, 0.5])
+
+
+def test_nms_offset_and_limits():
+    boxes, scores = torch.tensor([[0., 0, 9, 9], [5, 0, 14, 9]]), torch.tensor([0.9, 0.8])
+    # Widths 9: IoU is 4/14. Widths 9 + 1: 5/15, above 0.3.
+    assert nms(boxes, scores, 0.3, offset=0)[1].tolist() == [0, 1]
+    assert nms(boxes, scores, 0.3, offset=1)[1].tolist() == [0]
+    assert nms(boxes, scores, 0.3, score_threshold=0.85)[1].tolist() == [0]
+    assert nms(boxes, scores, 0.3, max_num=1)[1].tolist() == [0]
+
+
+@pytest.mark.parametrize('method', ['naive', 'linear', 'gaussian'])
+def test_soft_nms_by_hand(method):
+    boxes = torch.tensor([[0., 0, 10, 10], [0, 0, 10, 5], [40, 40, 50, 50]])
+    dets, kept = soft_nms(boxes, torch.tensor([0.9, 0.8, 0.5]), iou_threshold=0.3, sigma=0.5, min_score=0.01,
+                          method=method)
+    weight = {'naive': 0, 'linear': 0.5, 'gaussian': torch.exp(torch.tensor(-0.25 / 0.5)).item()}[method]
+    expected = {0: 0.9, 2: 0.5, 1: 0.8 * weight} if weight else {0: 0.9, 2: 0.5}
+    assert dict(zip(kept.tolist(), dets[:, 4].tolist())) == pytest.approx(expected), 'IoU with the best box is 1/2'
+    assert dets[:, 4].equal(dets[:, 4].sort(descending=True).values), 'the best should come first'
+
+
+def test_sigmoid_focal_loss_and_gradient():
+    logits = torch.randn(30, 4, requires_grad=True)
+    label = torch.randint(0, 5, (30, ))  # 4 is background
+    target = F.one_hot(label, 5)[:, :4].float()
+    p = logits.sigmoid()
+    p_t, alpha_t = torch.where(target == 1, p, 1 - p), torch.where(target == 1, 0.25, 0.75)
+    expected = (-alpha_t * (1 - p_t)**2 * p_t.log()).sum()
+    loss = sigmoid_focal_loss(logits, label, 2.0, 0.25, None, 'sum')
+    assert torch.allclose(loss, expected, rtol=1e-5), 'focal loss, eq. 5 of arXiv:1708.02002'
+    gradients = [torch.autograd.grad(x, logits, retain_graph=True)[0] for x in (loss, expected)]
+    assert torch.allclose(*gradients, atol=1e-5), 'the gradient should be that of the formula'
+
+
+@stand_in
+def test_deformable_convolution_without_torchvision_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'torchvision', None)  # does not import
+    monkeypatch.delitem(sys.modules, 'torchvision.ops', raising=False)
+    with pytest.raises(NotImplementedError, match='deform_conv2d.*torchvision'):
+        DeformConv2d(2, 3, 3)(torch.randn(1, 2, 8, 8), torch.zeros(1, 18, 6, 6))
+
+
+def deform_conv2d(input, offset, weight, bias=None, stride=(1, 1), padding=(0, 0), dilation=(1, 1), mask=None):
+    """Deformable convolution (arXiv:1811.11168, eq. 1) of one group by bilinear sampling: what torchvision computes."""
+    batch, _, height, width = input.shape
+    kh, kw = weight.shape[2:]
+    out_h, out_w = offset.shape[2:]
+    offset = offset.view(batch, kh * kw, 2, out_h, out_w)
+    columns = []
+    for k in range(kh * kw):
+        y = torch.arange(out_h)[:, None] * stride[0] - padding[0] + k // kw * dilation[0] + offset[:, k, 0]
+        x = torch.arange(out_w) * stride[1] - padding[1] + k % kw * dilation[1] + offset[:, k, 1]
+        grid = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], -1)
+        sample = F.grid_sample(input, grid, align_corners=False)
+        columns.append(sample if mask is None else sample * mask[:, k:k + 1])
+    out = torch.einsum('bkchw,ock->bohw', torch.stack(columns, 1), weight.flatten(2))
+    return out if bias is None else out + bias[:, None, None]
+
+
+@pytest.fixture
+def torchvision(monkeypatch):
+    """A torchvision that imports beside any PyTorch: the operators, by the book."""
+    module = types.ModuleType('torchvision.ops')
+    module.deform_conv2d = deform_conv2d
+    # With one sample a bin, at its centre.
+    module.roi_align = lambda x, rois, size, scale, ratio, aligned: torch.cat([
+        F.grid_sample(x[int(r[0])][None], torch.stack(torch.meshgrid(
+            *(((r[1 + a] * scale - 0.5 * aligned) + (torch.arange(n) + 0.5) * (r[3 + a] - r[1 + a]) * scale / n + 0.5)
+              / x.shape[3 - a] * 2 - 1 for a, n in ((0, size[1]), (1, size[0]))), indexing='xy'), -1)[None],
+            align_corners=False) for r in rois])
+    monkeypatch.setitem(sys.modules, 'torchvision', types.ModuleType('torchvision'))
+    monkeypatch.setitem(sys.modules, 'torchvision.ops', module)
+    return module
+
+
+@stand_in
+@pytest.mark.parametrize('stride, padding, dilation', [(1, 0, 1), (2, 1, 1), (1, 2, 2)])
+def test_deformable_convolutions_by_torchvision(torchvision, stride, padding, dilation):
+    geometry = dict(stride=stride, padding=padding, dilation=dilation)
+    x = torch.randn(2, 3, 9, 10, requires_grad=True)
+    plain = F.conv2d(x, torch.zeros(1, 3, 3, 3), **geometry)
+    offset = torch.randn(2, 18, *plain.shape[2:], requires_grad=True)
+    mask = torch.rand(2, 9, *plain.shape[2:], requires_grad=True)
+    for layer, arguments in ((DeformConv2d(3, 4, 3, **geometry), (x, offset)),
+                             (ModulatedDeformConv2d(3, 4, 3, **geometry), (x, offset, mask))):
+        pairs = {k: (v, v) for k, v in geometry.items()}
+        bias = getattr(layer, 'bias', None)
+        expected = deform_conv2d(x, offset, layer.weight, bias, mask=mask if len(arguments) == 3 else None, **pairs)
+        leaves = [*arguments, layer.weight]
+        gradients = [torch.autograd.grad((y * torch.arange(y.numel()).view_as(y)).sum(), leaves)
+                     for y in (layer(*arguments), expected)]
+        assert torch.allclose(layer(*arguments), expected, atol=1e-5), 'the convolution'
+        for mine, theirs in zip(*gradients):
+            assert torch.allclose(mine, theirs, rtol=1e-4, atol=1e-2), 'the gradients'
+
+
+@stand_in
+def test_roi_align_by_torchvision(torchvision):
+    x = torch.randn(2, 3, 16, 16, requires_grad=True)
+    rois = torch.tensor([[0., 8, 8, 40, 24], [1., 0, 16, 16, 48]])
+    out = roi_align(x, rois, (2, 4), 0.25, 1, 'avg', True)
+    expected = torchvision.roi_align(x, rois, (2, 4), 0.25, 1, True)
+    assert torch.allclose(out, expected, atol=1e-5), 'the pooled features'
+    gradients = [torch.autograd.grad(y.square().sum(), x)[0] for y in (out, expected)]
+    assert torch.allclose(*gradients, atol=1e-4), 'the gradient'

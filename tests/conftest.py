@@ -1,0 +1,27 @@
+"""Shared set-up. Real images are used where GFL_TINY_COCO, or --tiny-coco, names a folder of COCO's layout."""
+import os
+
+import pytest
+import torch
+from mmengine.registry import init_default_scope
+
+import gfl_plugin  # noqa: F401  (heals the stack before mmdet's models are imported)
+
+
+def pytest_addoption(parser):
+    parser.addoption('--tiny-coco', default=os.environ.get('GFL_TINY_COCO'),
+                     help='folder with annotations/instances_{train,val}2017.json and the images')
+
+
+@pytest.fixture
+def tiny_coco(request):
+    root = request.config.getoption('--tiny-coco')
+    if not root or not os.path.isdir(root):
+        pytest.skip('needs real images: set GFL_TINY_COCO or --tiny-coco to a small COCO-format data set')
+    return root
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    torch.manual_seed(0)
+    init_default_scope('mmdet')  # the default_scope of every config

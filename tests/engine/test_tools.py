@@ -1,0 +1,176 @@
+"""Train, resume, evaluate, and what is said when something is wrong."""
+import json
+import pickle
+
+import pytest
+import torch
+from tool_runs import ROOT, SHAPES, on_shapes, parse, run
+
+from gfl_plugin import engine
+from gfl_plugin.compat.checkpoints import UnsafeCheckpointError
+from gfl_plugin.errors import SetupError
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+    """A folder with data, and the work_dir of two epochs on it."""
+    folder = tmp_path_factory.mktemp('trained')
+    engine.train(on_shapes('train', folder / 'data', '--work-dir', str(folder / 'run')))
+    return folder
+
+
+def scalars(work_dir):
+    """The logged scalars of all runs in a work_dir, by step."""
+    lines = [json.loads(line) for file in sorted(work_dir.glob('*/vis_data/scalars.json'))
+             for line in file.read_text().splitlines()]
+    return {line['step']: line for line in lines if 'loss' in line}
+
+
+def test_a_run_leaves_checkpoints_logs_and_curves(trained):
+    work_dir = trained / 'run'
+    assert (work_dir / 'epoch_2.pth').exists() and (work_dir / 'last_checkpoint').exists(), 'checkpoints'
+    assert list(work_dir.glob('*/vis_data/events.out.tfevents.*')), 'TensorBoard curves'
+    assert list(work_dir.glob('*/*.log')), 'a log'
+    losses = scalars(work_dir)
+    assert len(losses) == 8 and {'loss_cls', 'loss_bbox', 'loss_dfl'} < losses[1].keys(), 'a line an iteration'
+    assert 'eta' in next(work_dir.glob('*/*.log')).read_text(), 'progress with an ETA'
+
+
+def test_resume_goes_on(trained, tmp_path):
+    """From the first epoch's checkpoint the second has the losses it had."""
+    work_dir = tmp_path / 'resumed'
+    runner = engine.train(on_shapes('train', trained / 'data', '--work-dir', str(work_dir),
+                                    '--resume', str(trained / 'run' / 'epoch_1.pth')))
+    assert runner.epoch == 2 and runner.iter == 8, 'it should end where an uninterrupted run ends'
+    assert sorted(scalars(work_dir)) == [5, 6, 7, 8], 'it should go on where the checkpoint was written'
+    checkpoint = torch.load(work_dir / 'epoch_2.pth', weights_only=True)
+    assert checkpoint['meta']['iter'] == 8 and 'message_hub' in checkpoint, 'its checkpoint should be whole, and data'
+
+
+def test_auto_resume_takes_the_latest(trained):
+    runner = engine.train(on_shapes('train', trained / 'data', '--work-dir', str(trained / 'run'), '--resume',
+                                    settings=['train_cfg.max_epochs=3']))
+    assert runner.epoch == 3 and (trained / 'run' / 'epoch_3.pth').exists(), 'one epoch more should have been trained'
+
+
+def test_evaluate_with_pictures_detections_and_tta(trained):
+    checkpoint = str(trained / 'run' / 'epoch_2.pth')
+    before = sorted(p.name for p in (trained / 'run').iterdir() if p.is_file())
+    metrics = []
+    for flags in ((), ('--tta', ), ('--show-dir', 'pictures', '--out', str(trained / 'out.pkl'))):
+        options = on_shapes('test', trained / 'data', checkpoint, '--work-dir', str(trained / 'run'), *flags)
+        metrics.append(engine.test(options)[1])
+    assert all('coco/bbox_mAP' in m for m in metrics), 'each should end with the AP'
+    assert metrics[0] == metrics[2], 'pictures should not change the AP'
+    assert len(pickle.loads((trained / 'out.pkl').read_bytes())) == 4, 'detections of each image should be saved'
+    assert len(list((trained / 'run').glob('*/pictures/*'))) == 4, 'a picture of each image should be saved'
+    assert sorted(p.name for p in (trained / 'run').iterdir() if p.is_file()) == before, \
+        'an evaluation should overwrite nothing of the training'
+
+
+def test_a_new_run_overwrites_nothing(trained, tmp_path, monkeypatch):
+    with pytest.raises(SetupError, match='--resume'):
+        engine.train(on_shapes('train', trained / 'data', '--work-dir', str(trained / 'run')))
+    monkeypatch.chdir(tmp_path)  # with the default folder
+    folders = [engine.train(on_shapes('train', trained / 'data', settings=['train_cfg.max_epochs=1'])).work_dir
+               for _ in range(2)]
+    assert [f.rsplit('/')[-1] for f in folders] == ['gfl_r18_fpn_shapes', 'gfl_r18_fpn_shapes-2'], folders
+    resumed = engine.train(on_shapes('train', trained / 'data', '--resume')).work_dir
+    assert resumed == folders[1], 'without a name the latest run should be the one that goes on'
+
+
+def test_demo(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    engine.demo(on_shapes('demo', tmp_path / 'data'))
+    last_lines = capsys.readouterr().out.strip().splitlines()[-3:]
+    assert 'AP ' in last_lines[0] and 'AP50' in last_lines[0], last_lines
+    sheet = tmp_path / last_lines[1].split()[-1]
+    assert sheet.exists() and len(list(sheet.parent.glob('*.png'))) == 5, 'four pictures and their sheet'
+
+
+# ---- mistakes ----
+
+def test_missing_data_root(tmp_path):
+    config = str(ROOT / 'configs/gfl/gfl_r50_fpn_1x_coco.py')
+    with pytest.raises(SetupError, match=r'nowhere/annotations/instances_train2017.json does not exist.*--data-root'):
+        engine.train(parse('train', config, '--work-dir', str(tmp_path), '--data-root', str(tmp_path / 'nowhere'),
+                           '--no-pretrained'))
+
+
+def test_a_mistake_is_one_paragraph_and_a_status():
+    """In a process of its own, to see what a user sees."""
+    for arguments, said in ((['configs/none.py'], 'There is no config file'),
+                            (['configs/gfl/gfl_r50_fpn_1x_coco.py', '--no-pretrained', '--data-root', 'nowhere',
+                              '--work-dir', 'work_dirs/test_mistake'], 'nowhere/annotations'),
+                            ([SHAPES, '--cfg-options', 'model.bbox_head.reg_max=0',
+                              '--work-dir', 'work_dirs/test_mistake'], 'reg_max=0')):
+        done = run('tools/train.py', *arguments)
+        error = done.stderr[done.stderr.index('error: '):] if 'error: ' in done.stderr else done.stderr
+        assert done.returncode == 2 and said in error, done.stderr[-2000:]
+        assert len(error.strip().splitlines()) == 1 and 'Traceback' not in done.stderr, 'one paragraph, no traceback'
+
+
+@pytest.mark.parametrize('settings, said', [
+    (['model.bbox_head.reg_max=0'], 'reg_max=0'),
+    (['model.bbox_head.num_classes=80'], r'6 classes.*num_classes=80'),
+    (['train_dataloader.dataset.metainfo.classes=("ellipse","zebra")'], r'1 of the 2 classes.*\(zebra\).*6 categories'),
+    (['train_dataloader.dataset.num_images=0'], 'no image'),
+    (['nonsense'], '"="'),
+])
+def test_mistakes_in_the_config(tmp_path, settings, said):
+    with pytest.raises(SetupError, match=said):
+        engine.train(on_shapes('train', tmp_path / 'data', '--work-dir', str(tmp_path / 'run'), settings=settings))
+
+
+def test_checkpoint_of_another_architecture(trained):
+    checkpoint = str(trained / 'run' / 'epoch_2.pth')
+    with pytest.raises(SetupError, match=r'another architecture.*keys are missing \(.*reg_convs\.1'):
+        engine.test(on_shapes('test', trained / 'data', checkpoint, '--work-dir', str(trained / 'other'),
+                              settings=['model.bbox_head.stacked_convs=2']))
+    with pytest.raises(SetupError, match=r'of another shape \(bbox_head.gfl_reg'):
+        engine.train(on_shapes('train', trained / 'data', '--resume', checkpoint, '--work-dir', str(trained / 'other'),
+                               settings=['model.bbox_head.reg_max=7']))
+
+
+def test_weights_to_start_from_may_lack_a_head(trained):
+    engine.train(on_shapes('train', trained / 'data', '--work-dir', str(trained / 'tuned'), settings=[
+        f'load_from={trained / "run" / "epoch_2.pth"}', 'model.bbox_head.reg_max=7', 'train_cfg.max_epochs=1']))
+
+
+def test_a_strangers_checkpoint_is_refused(trained):
+    class Stranger:
+
+        def __reduce__(self):
+            return print, ('this should never be seen', )
+
+    torch.save(dict(state_dict={}, meta=Stranger()), trained / 'stranger.pth')
+    for tool, arguments in (('test', [str(trained / 'stranger.pth')]),
+                            ('train', ['--resume', str(trained / 'stranger.pth')])):
+        with pytest.raises(UnsafeCheckpointError, match='print.*--trust-checkpoint'):
+            getattr(engine, tool)(on_shapes(tool, trained / 'data', *arguments, '--work-dir', str(trained / 'none')))
+
+
+def test_out_must_be_a_pickle(trained):
+    with pytest.raises(SetupError, match='.pkl'):
+        engine.test(on_shapes('test', trained / 'data', 'x.pth', '--out', 'detections.json'))
+
+
+@pytest.mark.parametrize('tool', ['train', 'test', 'demo'])
+def test_help_needs_no_torch(tool):
+    code = ('import runpy, sys\n'
+            f'sys.argv = ["{tool}.py", "--help"]; sys.path.insert(0, "tools")\n'
+            f'try: runpy.run_path("tools/{tool}.py", run_name="__main__")\n'
+            'except SystemExit: print("torch" in sys.modules, "numpy" in sys.modules)')
+    printed = run('-c', code).stdout
+    assert 'usage' in printed and printed.endswith('False False\n'), 'parse before importing what takes seconds'
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='about machines without CUDA')
+def test_amp_without_cuda(tmp_path):
+    with pytest.raises(SetupError, match='CUDA'):
+        engine.train(on_shapes('train', tmp_path / 'data', '--amp', '--work-dir', str(tmp_path / 'run')))
+
+
+def test_auto_scale_lr_needs_a_base(tmp_path):
+    with pytest.raises(SetupError, match='base_batch_size'):
+        engine.train(on_shapes('train', tmp_path / 'data', '--auto-scale-lr', '--work-dir', str(tmp_path / 'run')))

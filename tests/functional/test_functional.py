@@ -1,0 +1,107 @@
+"""Floor 0: boxes, distributions, priors, NMS."""
+import pytest
+import torch
+from mmdet.models.task_modules.prior_generators import AnchorGenerator, anchor_inside_flags
+
+from gfl_plugin.functional.boxes import box_to_distance, clip_boxes, distance_to_box, giou, iou
+from gfl_plugin.functional.distributions import expectation
+from gfl_plugin.functional.nms import greedy_nms
+from gfl_plugin.functional.priors import Places, centers_and_strides, read_maps, stack_grids
+
+
+def random_boxes(count, scale=100.):
+    corner, size = torch.rand(count, 2) * scale, torch.rand(count, 2) * scale / 3
+    return torch.cat([corner, corner + size], 1)
+
+
+def test_decode_of_encode_is_the_box():
+    points = torch.rand(50, 2) * 5 + 5
+    boxes = torch.cat([points - torch.rand(50, 2) * 5, points + torch.rand(50, 2) * 5], 1)
+    assert torch.allclose(distance_to_box(points, box_to_distance(points, boxes, 16)), boxes, atol=1e-5)
+
+
+def test_distances_are_clamped_below_the_last_bin():
+    distances = box_to_distance(torch.tensor([[5., 5.]]), torch.tensor([[-20., 7., 30., 9.]]), 16)
+    assert distances.tolist() == [[pytest.approx(15.9), 0, pytest.approx(15.9), 4]], 'within [0, n - 0.1]'
+
+
+def test_iou_by_hand():
+    a, b = torch.tensor([[0., 0, 2, 2]]), torch.tensor([[1., 1, 3, 3]])
+    assert iou(a, b).item() == pytest.approx(1 / 7), 'one of seven unit squares is shared'
+    assert giou(a, b).item() == pytest.approx(1 / 7 - 2 / 9), 'the hull has two squares of nine that are neither\'s'
+    assert iou(torch.zeros(1, 4), torch.zeros(1, 4)).item() == 0, 'boxes without area should give 0, not NaN'
+
+
+def test_clip_takes_height_before_width():
+    clipped = clip_boxes(torch.tensor([[-3., -3, 50, 50]]), torch.tensor([[20, 30]]))
+    assert clipped.tolist() == [[0, 0, 30, 20]], 'shape is height, width; boxes are x, y'
+
+
+def test_expectation_by_hand():
+    logits = torch.tensor([[0.5, 0.25, 0.25], [1 / 3, 1 / 3, 1 / 3]]).log()
+    assert expectation(logits).tolist() == pytest.approx([0.75, 1.0]), 'eq. 5'
+
+
+@pytest.mark.parametrize('border', [-1, 0, 5, 40])
+@pytest.mark.parametrize('offset', [0, 0.5])
+def test_cells_in_are_the_anchors_inside(border, offset):
+    strides = (8, 16, 32)
+    generator = AnchorGenerator(strides, ratios=[1.0], octave_base_scale=4, scales_per_octave=1, center_offset=offset)
+    sizes = [(33, 40), (17, 21), (9, 10)]  # levels larger than the image needs
+    bases = [base[0].tolist() for base in generator.base_anchors]
+    for image, pad in (((250, 300), (256, 320)), ((97, 111), (128, 128)), ((64, 320), (256, 320))):
+        for grid, anchors, flags in zip(stack_grids(sizes, generator.strides, bases), generator.grid_priors(sizes, device='cpu'),
+                                        generator.valid_flags(sizes, pad, 'cpu')):
+            assert grid.boxes().equal(anchors), 'the priors should be MMDetection\'s anchors'
+            expected = anchor_inside_flags(anchors, flags, image, border).view(grid.height, grid.width)
+            x0, y0, x1, y1 = grid.cells_in(image, pad, border)
+            inside = torch.zeros_like(expected)
+            inside[y0:y1, x0:x1] = True
+            assert inside.equal(expected), f'image {image}, padded to {pad}, border {border}'
+
+
+def test_places_read_the_maps_where_they_are():
+    grids = stack_grids([(3, 4), (2, 2)], [(8, 8), (16, 16)], [(-4, -4, 4, 4), (-8, -8, 8, 8)])
+    maps = [torch.randn(2, 5, 3, 4), torch.randn(2, 5, 2, 2)]
+    flat = torch.cat([m.flatten(2) for m in maps], 2)
+    places = Places(torch.tensor([1, 0, 1]), torch.tensor([6, 11, 14]), [2, 1])
+    cells = places.cells(grids)
+    assert read_maps(maps, cells).equal(flat[places.image, :, places.prior]), 'prior p is cell p of the flattened maps'
+    centers, strides = centers_and_strides(cells, grids)
+    assert centers.tolist() == [[16, 8], [24, 16], [0, 16]], 'centres x, y in pixels'
+    assert strides.tolist() == [[8, 8], [8, 8], [16, 16]], 'strides x, y in pixels'
+
+
+def nms_by_the_book(boxes, scores, threshold, offset):
+    """One box after the other, in the order of the scores, as mmcv's C++ does."""
+    kept = []
+    for i in scores.sort(descending=True, stable=True).indices.tolist():
+        x1, y1, x2, y2 = boxes[i]
+        for j in kept:
+            a1, b1, a2, b2 = boxes[j]
+            overlap = ((torch.minimum(x2, a2) - torch.maximum(x1, a1) + offset).clamp(min=0)
+                       * (torch.minimum(y2, b2) - torch.maximum(y1, b1) + offset).clamp(min=0))
+            union = ((x2 - x1 + offset) * (y2 - y1 + offset) + (a2 - a1 + offset) * (b2 - b1 + offset) - overlap)
+            if overlap / union > threshold:
+                break
+        else:
+            kept.append(i)
+    return kept
+
+
+@pytest.mark.parametrize('offset', [0, 1])
+@pytest.mark.parametrize('threshold', [0.1, 0.6])
+def test_nms_keeps_what_the_book_keeps(threshold, offset):
+    for count in (0, 1, 30, 300):  # more than a block
+        boxes, scores = random_boxes(count), (torch.rand(count) * 50).round() / 50  # many of equal score
+        kept = greedy_nms(boxes, scores, threshold, offset).tolist()
+        assert kept == nms_by_the_book(boxes, scores, threshold, offset), f'{count} boxes'
+        assert greedy_nms(boxes, scores, threshold, offset, max_keep=7).tolist() == kept[:7], 'the best 7 of these'
+
+
+def test_nms_of_a_chain():
+    """Each box suppresses the next one alone: every second is kept, after as many rounds as the chain is long."""
+    x = torch.arange(300.)
+    boxes = torch.stack([x, 0 * x, x + 3, 0 * x + 3], 1)
+    kept = greedy_nms(boxes, -x, 0.4)
+    assert kept.equal(torch.arange(0, 300, 2)), 'IoU is 1/2 with the next box and 1/5 with the one after it'

@@ -1,0 +1,108 @@
+"""The head is MMDetection's GFLHead: losses, gradients and detections from equal weights."""
+import pytest
+import torch
+from mmengine.structures import InstanceData
+from reference import assert_close, losses_and_gradients, random_features, random_objects, twin_heads
+
+CASES = {
+    'ordinary': dict(),
+    'image_without_objects': dict(counts=(5, 0)),
+    'no_object_at_all': dict(counts=(0, 0)),
+    'one_class': dict(head=dict(num_classes=1)),
+    '150_objects': dict(counts=(150, 20)),
+    'reg_max_7': dict(head=dict(reg_max=7)),
+    'odd_sizes': dict(height=243, width=331, unpadded=((243, 311), (199, 331))),
+    'larger_maps': dict(excess=1),
+    'smaller_maps': dict(excess=-1, height=384, width=512),
+    'padded_images': dict(height=320, width=416, unpadded=((320, 300), (210, 416))),
+    'border_0': dict(head=dict(allowed_border=0), height=640, width=640, unpadded=((640, 512), (600, 640))),
+    'border_16': dict(head=dict(allowed_border=16), height=640, width=640, unpadded=((640, 512), (600, 640))),
+    'pos_weight': dict(head=dict(pos_weight=2.5)),
+    'three_levels': dict(head=dict(strides=(4, 8, 16))),
+    'single_image': dict(counts=(7, )),
+}
+SCOPES = {'own': 'gfl_plugin.', 'mmdet': ''}
+
+
+def setup(case, scope):
+    options = dict(CASES[case])
+    head_options = options.pop('head', {})
+    counts, height, width = options.pop('counts', (6, 3)), options.pop('height', 256), options.pop('width', 320)
+    excess = options.pop('excess', 0)
+    reference, ours = twin_heads(SCOPES[scope], **head_options)
+    features = random_features(len(counts), height, width, head_options.get('strides', (8, 16, 32, 64, 128)), excess)
+    objects, metas = random_objects(counts, height, width, head_options.get('num_classes', 8), **options)
+    return reference, ours, features, objects, metas
+
+
+@pytest.mark.parametrize('scope', SCOPES)
+@pytest.mark.parametrize('case', CASES)
+def test_losses_and_gradients(case, scope):
+    reference, ours, features, objects, metas = setup(case, scope)
+    expected, expected_gradients = losses_and_gradients(reference, features, objects, metas)
+    losses, gradients = losses_and_gradients(ours, features, objects, metas)
+    assert losses.keys() == expected.keys(), 'the losses should have MMDetection\'s names'
+    for name in expected:
+        assert_close(losses[name], expected[name], name)
+    for name, gradient in expected_gradients.items():
+        assert_close(gradients[name], gradient, f'the gradient of {name}')
+
+
+def by_score_and_label(detections):
+    detections = detections[(detections.bboxes.sum(1) + detections.labels * 1e4).argsort(stable=True)]
+    return detections[detections.scores.argsort(stable=True)]
+
+
+@pytest.mark.parametrize('rescale', [False, True])
+@pytest.mark.parametrize('with_nms', [False, True])
+@pytest.mark.parametrize('case', CASES)
+def test_detections(case, with_nms, rescale):
+    reference, ours, features, _, metas = setup(case, 'own')
+    with torch.no_grad():
+        expected, found = (head.predict_by_feat(*head(features), batch_img_metas=metas, rescale=rescale,
+                                                with_nms=with_nms) for head in (reference, ours))
+    assert sum(map(len, expected)) > 0, 'the case should have detections to compare'
+    for ours_of_image, theirs in zip(found, expected):
+        assert len(ours_of_image) == len(theirs), 'there should be as many detections as the reference has'
+        if not with_nms:  # thousands of candidates, some of equal scores, whose order the reference leaves open
+            ours_of_image, theirs = by_score_and_label(ours_of_image), by_score_and_label(theirs)
+        assert_close(ours_of_image.scores, theirs.scores, 'the scores, in order')
+        assert_close(ours_of_image.bboxes, theirs.bboxes, 'the boxes')
+        assert ours_of_image.labels.equal(theirs.labels), 'the labels should be the reference\'s'
+
+
+def test_ignored_boxes():
+    """With a positive ignore_iof_thr priors under an ignored box are neither positive nor negative, as in MMDetection."""
+    reference, ours = twin_heads()
+    for head in (reference, ours):
+        head.assigner.ignore_iof_thr = 0.5
+    features = random_features(2, 256, 320)
+    objects, metas = random_objects((4, 2), 256, 320)
+    ignored = [InstanceData(bboxes=torch.tensor([[10., 10., 200., 220.]])), InstanceData(bboxes=torch.zeros(0, 4))]
+    expected, expected_gradients = losses_and_gradients(reference, features, objects, metas, ignored)
+    losses, gradients = losses_and_gradients(ours, features, objects, metas, ignored)
+    for name in expected:
+        assert_close(losses[name], expected[name], name)
+    assert_close(gradients['feature 0'], expected_gradients['feature 0'], 'the gradient')
+
+
+def test_no_prior_inside_names_the_image():
+    _, ours = twin_heads(allowed_border=0)
+    objects, metas = random_objects((1, ), 48, 48)
+    with pytest.raises(ValueError, match=r'\(48, 48\).*allowed_border=-1'):
+        ours.loss_by_feat(*ours(random_features(1, 48, 48)), objects, metas)
+
+
+def test_soft_nms_and_other_test_settings():
+    reference, ours = twin_heads()
+    features, (_, metas) = random_features(2, 256, 320), random_objects((1, 1), 256, 320)
+    for change in (dict(nms=dict(type='soft_nms', iou_threshold=0.5)), dict(nms_pre=20), dict(min_bbox_size=40),
+                   dict(score_thr=0.3), dict(max_per_img=5)):
+        cfg = ours.test_cfg.copy()
+        cfg.update(change)
+        with torch.no_grad():
+            expected, found = (head.predict_by_feat(*head(features), batch_img_metas=metas, cfg=cfg)
+                               for head in (reference, ours))
+        for ours_of_image, theirs in zip(found, expected):
+            assert_close(ours_of_image.scores, theirs.scores, f'the scores with {change}')
+            assert_close(ours_of_image.bboxes, theirs.bboxes, f'the boxes with {change}')

@@ -1,0 +1,234 @@
+"""The losses: numbers worked by hand, their properties, and MMDetection's losses as the reference."""
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from mmdet.registry import MODELS
+from reference import assert_close
+
+from gfl_plugin.losses import distribution_focal_loss, generalized_focal_loss, giou_loss, quality_focal_loss
+from gfl_plugin.losses.quality_focal import ClassCells, quality_focal_loss_of_map
+
+BETAS = (0, 0.5, 1, 1.7, 2, 2.5, 4)
+
+
+def value_and_gradient(function, logits):
+    logits = logits.clone().requires_grad_()
+    value = function(logits)
+    return value.detach(), torch.autograd.grad(value.sum(), logits)[0]
+
+
+# ---- quality focal loss ----
+
+def test_qfl_by_hand():
+    # sigma = 1/2, y = 1: (1/2)^2 log 2; y = 0: the same; y = 1/2: nothing left to learn.
+    loss = quality_focal_loss(torch.zeros(3), torch.tensor([1., 0., 0.5]))
+    assert loss.tolist() == pytest.approx([math.log(2) / 4, math.log(2) / 4, 0]), 'eq. 2 at sigma = 1/2'
+
+
+def test_qfl_at_beta_0_is_binary_cross_entropy():
+    logits, target = torch.randn(100) * 4, torch.rand(100)
+    loss, gradient = value_and_gradient(lambda x: quality_focal_loss(x, target, beta=0), logits)
+    expected, expected_gradient = value_and_gradient(
+        lambda x: F.binary_cross_entropy_with_logits(x, target, reduction='none'), logits)
+    assert_close(loss, expected, 'QFL at beta 0')
+    assert_close(gradient, expected_gradient, 'its gradient')
+
+
+@pytest.mark.parametrize('beta', [b for b in BETAS if b > 0])
+def test_qfl_is_least_where_the_score_is_the_quality(beta):
+    quality = torch.tensor([0.1, 0.35, 0.5, 0.8])
+    loss, gradient = value_and_gradient(lambda x: quality_focal_loss(x, quality, beta), quality.logit())
+    around = torch.stack([quality_focal_loss((quality + d).logit(), quality, beta) for d in (-0.05, -0.01, 0.01, 0.05)])
+    assert (loss < around).all(), f'QFL at sigma = y should be below its neighbours for beta {beta}'
+    assert gradient.isfinite().all(), f'the gradient at sigma = y should be finite for beta {beta}'
+
+
+@pytest.mark.parametrize('beta', BETAS)
+def test_qfl_is_finite_for_any_beta_and_extreme_logits(beta):
+    logits, target = torch.tensor([-100., -20, 0, 20, 100, 0.]), torch.tensor([1., 0, 0.5, 1, 0, 0.3])
+    loss, gradient = value_and_gradient(lambda x: quality_focal_loss(x, target, beta), logits)
+    assert loss.isfinite().all() and (loss >= 0).all(), 'QFL should be finite and not negative'
+    assert gradient.isfinite().all(), 'its gradient should be finite'
+
+
+@pytest.mark.parametrize('beta', BETAS)
+@pytest.mark.parametrize('reduction', ['none', 'mean', 'sum'])
+def test_qfl_module_is_mmdetections(beta, reduction):
+    logits, label = torch.randn(50, 6) * 3, torch.randint(0, 7, (50, ))  # 6 is background
+    quality, weight = torch.rand(50), torch.rand(50)
+    for target in ((label, quality), F.one_hot(label, 7)[:, :6] * quality[:, None]):
+        results = []
+        for scope in ('', 'gfl_plugin.'):
+            loss = MODELS.build(dict(type=f'{scope}QualityFocalLoss', beta=beta, reduction=reduction, loss_weight=1.5))
+            results.append(value_and_gradient(lambda x: loss(x, target, weight), logits))
+        assert_close(results[1][0], results[0][0], 'the loss')
+        assert_close(results[1][1], results[0][1], 'its gradient')
+
+
+@pytest.mark.parametrize('beta', BETAS)
+@pytest.mark.parametrize('weighted', [False, True])
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
+def test_qfl_of_a_map_is_the_sum_over_its_cells(beta, weighted, layout):
+    logits = (torch.randn(2, 5, 70, 90) * 3).to(memory_format=layout)  # more than one chunk an image
+    cell = torch.randperm(2 * 70 * 90)[:40]
+    image, row, column = cell // 6300, cell % 6300 // 90, cell % 90
+    label, quality = torch.randint(0, 5, (40, )), torch.rand(40)
+    weight = torch.rand(2, 70, 90) if weighted else None
+    dense = torch.zeros_like(logits).index_put((image, label, row, column), quality)
+
+    def reference(x):
+        return (quality_focal_loss(x, dense, beta) * (1 if weight is None else weight[:, None])).double().sum()
+
+    cells = ClassCells(image, label, row, column)
+    expected, expected_gradient = value_and_gradient(reference, logits)
+    loss, gradient = value_and_gradient(lambda x: quality_focal_loss_of_map(x, cells, quality, beta, weight), logits)
+    assert_close(loss.double(), expected, 'the sum over the map')
+    assert_close(gradient, expected_gradient, 'its gradient')
+    every_second = ClassCells(*cells[:4], torch.arange(40) % 2 == 0)
+    some = ClassCells(*(x[::2] for x in cells[:4]))
+    masked = value_and_gradient(lambda x: quality_focal_loss_of_map(x, every_second, quality, beta, weight), logits)
+    chosen = value_and_gradient(lambda x: quality_focal_loss_of_map(x, some, quality[::2], beta, weight), logits)
+    assert_close(masked[0], chosen[0], 'an invalid slot should add nothing')
+    assert_close(masked[1], chosen[1], 'the gradient, with nothing of an invalid slot,')
+
+
+def test_qfl_of_a_map_twice_differentiated_or_scaled():
+    logits = torch.randn(1, 2, 3, 3, requires_grad=True)
+    none = ClassCells(*(torch.zeros(0, dtype=torch.long), ) * 4)
+    loss = quality_focal_loss_of_map(logits, none, torch.zeros(0))
+    once, = torch.autograd.grad(loss, logits, retain_graph=True)
+    tripled, = torch.autograd.grad(3 * loss, logits)
+    assert_close(tripled, 3 * once, 'the gradient of a scaled loss, of a graph that was kept,')
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_sums_over_half_precision_logits_are_fp32(dtype):
+    logits = torch.full((1, 80, 100, 168), 6.0, dtype=dtype)  # 1.3 million logits of loss about 6: fp16 ends at 65,504
+    none = ClassCells(*(torch.zeros(0, dtype=torch.long), ) * 4)
+    loss, gradient = value_and_gradient(lambda x: quality_focal_loss_of_map(x, none, torch.zeros(0)), logits)
+    assert_close(loss, quality_focal_loss(logits, torch.zeros_like(logits)).double().sum().float(), 'the sum')
+    assert gradient.dtype == dtype, 'the gradient should have the dtype of the logits'
+
+
+def test_activated_qfl_takes_probabilities():
+    logits, label, quality = torch.randn(20, 4), torch.randint(0, 5, (20, )), torch.rand(20)
+    loss = MODELS.build(dict(type='gfl_plugin.QualityFocalLoss', activated=True))
+    plain = MODELS.build(dict(type='gfl_plugin.QualityFocalLoss'))
+    assert_close(loss(logits.sigmoid(), (label, quality)), plain(logits, (label, quality)), 'QFL of probabilities')
+
+
+# ---- distribution focal loss ----
+
+def test_dfl_by_hand():
+    # n = 2, S = (1/2, 1/4, 1/4), y = 0.25: -(0.75 log(1/2) + 0.25 log(1/4)).
+    logits = torch.tensor([0.5, 0.25, 0.25]).log()
+    assert distribution_focal_loss(logits, torch.tensor(0.25)).item() == pytest.approx(1.25 * math.log(2)), 'eq. 6'
+
+
+def test_dfl_is_least_at_the_split_between_two_bins():
+    y = torch.tensor([3.3])
+    split = torch.full((1, 8), 1e-9)
+    split[0, 3], split[0, 4] = 0.7, 0.3
+    loss, gradient = value_and_gradient(lambda x: distribution_focal_loss(x, y), split.log())
+    assert gradient.abs().max() < 1e-6, 'at S_l = y_r - y, S_r = y - y_l the gradient should vanish'
+    noisy = torch.stack([distribution_focal_loss(split.log() + 0.3 * torch.randn(1, 8), y) for _ in range(50)])
+    assert (noisy >= loss).all(), 'no other distribution should have a lower loss'
+
+
+@pytest.mark.parametrize('y', [0.0, 7.9, 8.0, 8.5, -1.0])
+def test_dfl_at_and_beyond_the_ends(y):
+    loss, gradient = value_and_gradient(lambda x: distribution_focal_loss(x, torch.tensor([y])), torch.randn(1, 9))
+    assert loss.isfinite().all() and gradient.isfinite().all(), f'a target of {y} of 8 bins should be within reach'
+    end = distribution_focal_loss(torch.zeros(9), torch.tensor(min(max(y, 0.), 8.)))
+    assert distribution_focal_loss(torch.zeros(9), torch.tensor(y)) == end, 'a target beyond the ends counts as the end'
+
+
+@pytest.mark.parametrize('reduction', ['none', 'mean', 'sum'])
+def test_dfl_and_giou_modules_are_mmdetections(reduction):
+    side = torch.rand(60) * 15.9
+    boxes = torch.rand(60, 4) * 5
+    boxes[:, 2:] += boxes[:, :2]
+    inputs = {'DistributionFocalLoss': (torch.randn(60, 17), side),
+              'GIoULoss': (boxes + torch.rand(60, 4), boxes)}
+    for name, (pred, target) in inputs.items():
+        weight, results = torch.rand(60), []
+        for scope in ('', 'gfl_plugin.'):
+            loss = MODELS.build(dict(type=scope + name, reduction=reduction, loss_weight=0.25))
+            factor = 7.0 if reduction == 'mean' else None
+            results.append(value_and_gradient(lambda x: loss(x, target, weight, avg_factor=factor), pred))
+        assert_close(results[1][0], results[0][0], f'{name}, {reduction}')
+        assert_close(results[1][1], results[0][1], f'the gradient of {name}, {reduction}')
+
+
+# ---- GIoU ----
+
+def test_giou_by_hand():
+    # Two unit squares with a unit gap: no overlap, hull 3, union 2: GIoU = -1/3.
+    apart = giou_loss(torch.tensor([[0., 0, 1, 1]]), torch.tensor([[2., 0, 3, 1]]))
+    assert apart.item() == pytest.approx(4 / 3), 'GIoU loss of squares apart'
+    assert giou_loss(torch.tensor([[0., 0, 2, 2]]), torch.tensor([[0., 0, 2, 2]])).item() == pytest.approx(0, abs=1e-6)
+
+
+# ---- the unified form ----
+
+def log_probabilities(logits):
+    return F.logsigmoid(-logits), F.logsigmoid(logits)
+
+
+@pytest.mark.parametrize('beta', BETAS)
+def test_focal_loss_is_a_special_case(beta):
+    logits, label = torch.randn(100).double() * 3, torch.randint(0, 2, (100, )).double()
+
+    def focal_loss(x):
+        p_t = torch.where(label == 1, x.sigmoid(), 1 - x.sigmoid())
+        return -(1 - p_t)**beta * p_t.log()
+
+    unified = value_and_gradient(lambda x: generalized_focal_loss(*log_probabilities(x), label, 0, 1, beta), logits)
+    for a, b, what in zip(unified, value_and_gradient(focal_loss, logits), ('value', 'gradient')):
+        assert_close(a, b, f'the {what} of GFL at (0, 1), y in {{0, 1}}')
+
+
+@pytest.mark.parametrize('beta', BETAS)
+def test_qfl_is_a_special_case(beta):
+    logits, quality = torch.randn(100) * 3, torch.rand(100)
+    module = MODELS.build(dict(type='gfl_plugin.GeneralizedFocalLoss', beta=beta, reduction='none'))
+    expected = value_and_gradient(lambda x: quality_focal_loss(x, quality, beta), logits)
+    for a, b, what in zip(value_and_gradient(lambda x: module(x, quality), logits), expected, ('value', 'gradient')):
+        assert_close(a, b, f'the {what} of GFL at (0, 1), y in [0, 1]')
+
+
+def test_dfl_is_a_special_case():
+    logits, y = torch.randn(100, 17), torch.rand(100) * 16
+    left = y.floor()
+
+    def unified(x):
+        log_s = x.log_softmax(-1)
+        pair = [log_s.gather(1, (left + i).long()[:, None])[:, 0] for i in (0, 1)]
+        return generalized_focal_loss(*pair, y, left, left + 1, beta=0)
+
+    expected = value_and_gradient(lambda x: distribution_focal_loss(x, y), logits)
+    for a, b, what in zip(value_and_gradient(unified, logits), expected, ('value', 'gradient')):
+        assert_close(a, b, f'the {what} of GFL at (i, i+1), beta = 0')
+
+
+# ---- bad arguments ----
+
+@pytest.mark.parametrize('cfg, named', [
+    (dict(type='QualityFocalLoss', use_sigmoid=False), 'use_sigmoid'),
+    (dict(type='QualityFocalLoss', beta=-1), 'beta=-1'),
+    (dict(type='GeneralizedFocalLoss', beta=-0.5), 'beta=-0.5'),
+    (dict(type='GeneralizedFocalLoss', y_left=1, y_right=1), 'y_left=1'),
+])
+def test_bad_arguments_are_named(cfg, named):
+    with pytest.raises(ValueError, match=named):
+        MODELS.build(dict(cfg, type='gfl_plugin.' + cfg['type']))
+
+
+def test_bad_reductions_are_named():
+    loss = MODELS.build(dict(type='gfl_plugin.GIoULoss', reduction='median'))
+    with pytest.raises(ValueError, match="'median'"):
+        loss(torch.zeros(1, 4), torch.zeros(1, 4))
+    with pytest.raises(ValueError, match='avg_factor'):
+        loss(torch.zeros(1, 4), torch.zeros(1, 4), avg_factor=1., reduction_override='sum')

@@ -1,0 +1,81 @@
+"""Heads from MMDetection to compare with, and random inputs for both."""
+from typing import List, Sequence, Tuple
+
+import torch
+from mmdet.registry import MODELS
+from mmengine.config import ConfigDict
+from mmengine.logging import MMLogger
+from mmengine.structures import InstanceData
+from torch import Tensor
+
+STRIDES = (8, 16, 32, 64, 128)
+MMLogger.get_instance('mmengine').setLevel('ERROR')  # every parameter's initialization, otherwise
+
+
+def head_config(type: str, scope: str = '', num_classes: int = 8, reg_max: int = 16, allowed_border: float = -1,
+                pos_weight: float = -1, strides: Sequence[int] = STRIDES, **options) -> ConfigDict:
+    """A small GFL head as MMDetection's configs write it; ``scope`` is that of its losses and assigner."""
+    return ConfigDict(
+        type=type, num_classes=num_classes, in_channels=16, feat_channels=16, stacked_convs=1,
+        norm_cfg=dict(type='GN', num_groups=4, requires_grad=True), reg_max=reg_max,
+        anchor_generator=dict(type='AnchorGenerator', ratios=[1.0], octave_base_scale=8, scales_per_octave=1,
+                              strides=list(strides)),
+        loss_cls=dict(type=f'{scope}QualityFocalLoss', use_sigmoid=True, beta=2.0, loss_weight=1.0),
+        loss_dfl=dict(type=f'{scope}DistributionFocalLoss', loss_weight=0.25),
+        loss_bbox=dict(type=f'{scope}GIoULoss', loss_weight=2.0),
+        train_cfg=dict(assigner=dict(type=f'{scope}ATSSAssigner', topk=9), allowed_border=allowed_border,
+                       pos_weight=pos_weight, debug=False),
+        test_cfg=dict(nms_pre=1000, min_bbox_size=0, score_thr=0.05, nms=dict(type='nms', iou_threshold=0.6),
+                      max_per_img=100), **options)
+
+
+def twin_heads(scope: str = 'gfl_plugin.', **options):
+    """MMDetection's head and ours, of equal weights that give scores over the whole range."""
+    reference = MODELS.build(head_config('GFLHead', **options))
+    ours = MODELS.build(head_config('gfl_plugin.GFLHead', scope, **options))
+    for layer, std in ((reference.gfl_cls, 0.1), (reference.gfl_reg, 0.15)):
+        torch.nn.init.normal_(layer.weight, std=std)
+    torch.nn.init.constant_(reference.gfl_cls.bias, -1.5)
+    ours.load_state_dict(reference.state_dict(), strict=True)
+    return reference, ours
+
+
+def random_features(batch: int, height: int, width: int, strides: Sequence[int] = STRIDES, excess: int = 0,
+                    channels: int = 16) -> List[Tensor]:
+    """Maps of ceil(image / stride) cells, or ``excess`` more."""
+    return [torch.randn(batch, channels, -(-height // s) + excess, -(-width // s) + excess) for s in strides]
+
+
+def random_objects(counts: Sequence[int], height: int, width: int, num_classes: int = 8,
+                   unpadded: Sequence[Tuple[int, int]] = ()) -> Tuple[List[InstanceData], List[dict]]:
+    """For each image so many boxes of all sizes, inside its area without padding, and its meta information."""
+    objects, metas = [], []
+    for index, count in enumerate(counts):
+        h, w = unpadded[index] if unpadded else (height, width)
+        size = torch.tensor([w, h])
+        extent = 4 + torch.rand(count, 2)**2 * (size - 5)
+        corner = torch.rand(count, 2) * (size - extent)
+        objects.append(InstanceData(bboxes=torch.cat([corner, corner + extent], 1),
+                                    labels=torch.randint(0, num_classes, (count, ))))
+        metas.append(dict(img_shape=(h, w), pad_shape=(height, width), ori_shape=(h, w), scale_factor=(1.25, 1.2)))
+    return objects, metas
+
+
+def losses_and_gradients(head, features: List[Tensor], objects, metas, ignored=None):
+    """Losses, each a scalar; gradients of the features and of the parameters."""
+    features = [f.clone().requires_grad_() for f in features]
+    head.zero_grad()
+    losses = head.loss_by_feat(*head(features), objects, metas, ignored)
+    losses = {name: sum(value) if isinstance(value, (list, tuple)) else value for name, value in losses.items()}
+    sum(losses.values()).backward()
+    gradients = {f'feature {i}': f.grad for i, f in enumerate(features)}
+    gradients.update({name: p.grad for name, p in head.named_parameters()})
+    return losses, gradients
+
+
+def assert_close(ours: Tensor, reference: Tensor, what: str, tolerance: float = 1e-5) -> None:
+    """Equal within a fraction of the largest magnitude of the reference."""
+    assert ours.shape == reference.shape, f'{what} should have the shape of the reference'
+    scale = reference.abs().max().clamp(min=1e-12) if reference.numel() else 1
+    error = ((ours - reference).abs().max() / scale).item() if reference.numel() else 0
+    assert error <= tolerance, f'{what} should be the reference\'s within {tolerance} relative, it is off by {error:.2g}'

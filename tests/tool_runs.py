@@ -1,0 +1,36 @@
+"""Run the tools as a user would, in this process or another, on a set of shapes small enough for a test."""
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Sequence
+from unittest import mock
+
+ROOT = Path(__file__).parent.parent
+SMALL = ['model.backbone.base_channels=8', 'model.neck.in_channels=[8,16,32,64]', 'model.neck.out_channels=16',
+         'model.bbox_head.in_channels=16', 'model.bbox_head.feat_channels=16', 'model.bbox_head.norm_cfg.num_groups=4',
+         'train_dataloader.dataset.num_images=16', 'train_dataloader.dataset.image_size=64',
+         'train_dataloader.batch_size=4', 'val_dataloader.dataset.num_images=4', 'val_dataloader.dataset.image_size=64',
+         'test_dataloader.dataset.num_images=4', 'test_dataloader.dataset.image_size=64', 'train_cfg.max_epochs=2',
+         'train_cfg.val_interval=1', 'model.test_cfg.score_thr=0.0', 'default_hooks.logger.interval=1', 'default_hooks.checkpoint.interval=1']
+SHAPES = str(ROOT / 'configs/demo/gfl_r18_fpn_shapes.py')
+
+
+def parse(tool: str, *arguments: str):
+    """The options of a command line."""
+    with mock.patch.object(sys, 'argv', [tool, *arguments]), mock.patch.object(sys, 'path', [str(ROOT / 'tools'), *sys.path]):
+        sys.modules.pop(tool, None)
+        return importlib.import_module(tool).parse_options()
+
+
+def on_shapes(tool: str, data: Path, *arguments: str, settings: Sequence[str] = ()):
+    """The options of a small run on shapes at ``data``."""
+    return parse(tool, SHAPES, *arguments, '--data-root', str(data), '--cfg-options', *SMALL, *settings,
+                 f'experiment_name={tool}_{os.urandom(4).hex()}')
+
+
+def run(*command: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
+    """A command of the README with this Python."""
+    environment = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1')
+    return subprocess.run([sys.executable, *command], cwd=cwd, env=environment, capture_output=True, text=True)
