@@ -78,4 +78,5 @@ def assert_close(ours: Tensor, reference: Tensor, what: str, tolerance: float = 
     assert ours.shape == reference.shape, f'{what} should have the shape of the reference'
     scale = reference.abs().max().clamp(min=1e-12) if reference.numel() else 1
     error = ((ours - reference).abs().max() / scale).item() if reference.numel() else 0
-    assert error <= tolerance, f'{what} should be the reference\'s within {tolerance} relative, it is off by {error:.2g}'
+    assert error <= tolerance, \
+        f'{what} should be the reference\'s within {tolerance} relative, but is off by {error:.2g}'

@@ -13,13 +13,15 @@ SMALL = ['model.backbone.base_channels=8', 'model.neck.in_channels=[8,16,32,64]'
          'train_dataloader.dataset.num_images=16', 'train_dataloader.dataset.image_size=64',
          'train_dataloader.batch_size=4', 'val_dataloader.dataset.num_images=4', 'val_dataloader.dataset.image_size=64',
          'test_dataloader.dataset.num_images=4', 'test_dataloader.dataset.image_size=64', 'train_cfg.max_epochs=2',
-         'train_cfg.val_interval=1', 'model.test_cfg.score_thr=0.0', 'default_hooks.logger.interval=1', 'default_hooks.checkpoint.interval=1']
+         'train_cfg.val_interval=1', 'model.test_cfg.score_thr=0.0', 'default_hooks.logger.interval=1',
+         'default_hooks.checkpoint.interval=1']
 SHAPES = str(ROOT / 'configs/demo/gfl_r18_fpn_shapes.py')
 
 
 def parse(tool: str, *arguments: str):
     """The options of a command line."""
-    with mock.patch.object(sys, 'argv', [tool, *arguments]), mock.patch.object(sys, 'path', [str(ROOT / 'tools'), *sys.path]):
+    path = [str(ROOT / 'tools'), *sys.path]
+    with mock.patch.object(sys, 'argv', [tool, *arguments]), mock.patch.object(sys, 'path', path):
         sys.modules.pop(tool, None)
         return importlib.import_module(tool).parse_options()
 

@@ -1,4 +1,4 @@
-# GFL, ResNet-18, FPN on the shapes of gfl_plugin/datasets/shapes.py: from nothing to a working detector on a laptop's CPU.
+# GFL, ResNet-18, FPN on the shapes of gfl_plugin/datasets/shapes.py: from nothing to a working detector, on a CPU.
 #
 # Measured (2,400 training and 300 held-out images, seed 0): TODO
 #
@@ -60,14 +60,16 @@ model = dict(
         nms=dict(type='nms', iou_threshold=0.6),
         max_per_img=100))
 
-dataset = dict(type='gfl_plugin.ShapesDataset', image_size=image_size, seed=0, data_root=data_root)
 train_dataloader = dict(
     batch_size=batch_size,
     num_workers=0,  # an image takes 2 ms to load and 12 to train on: a worker would only compete for the cores
     sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(
-        **dataset,
+        type='gfl_plugin.ShapesDataset',
+        data_root=data_root,
         split='train',
+        image_size=image_size,
+        seed=0,
         num_images=num_images,
         pipeline=[
             dict(type='LoadImageFromFile'),
@@ -82,8 +84,11 @@ val_dataloader = dict(
     drop_last=False,
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
-        **dataset,
+        type='gfl_plugin.ShapesDataset',
+        data_root=data_root,
         split='val',
+        image_size=image_size,
+        seed=0,
         num_images=300,
         test_mode=True,
         pipeline=[
@@ -97,11 +102,11 @@ test_dataloader = val_dataloader
 val_evaluator = dict(type='CocoMetric', ann_file=f'{data_root}/val/annotations.json', metric='bbox')
 test_evaluator = val_evaluator
 
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=max_epochs)  # one evaluation, at the end
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=max_epochs)  # evaluated once
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 
-# From scratch in 2,100 iterations: AdamW needs no luck with its learning rate, SGD's 0.01 was set for pretrained weights.
+# From scratch in 2,100 iterations: AdamW needs no luck with its learning rate; SGD's 0.01 is for pretrained weights.
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=1.5e-3, weight_decay=0.05),

@@ -41,11 +41,12 @@ class CocoDataset(MMDetCocoDataset):
             box.setdefault('area', box['bbox'][2] * box['bbox'][3])
         return super().parse_data_info(dict(raw_data_info, raw_ann_info=usable))
 
-    def full_init(self) -> None:
-        super().full_init()
-        if len(self) == 0:
+    def filter_data(self) -> List[dict]:
+        kept = super().filter_data()
+        if not kept:  # before MMEngine fails to serialize nothing
             raise SetupError(f'There is no image in {self.ann_file}'
-                             + ('' if self.test_mode else ' with a box to train on (filter_empty_gt, min_size)'))
+                             + (' that filter_cfg lets through' if self.data_list else ''))
+        return kept
 
     def _check_files(self) -> None:
         if '://' in self.ann_file:  # a storage backend knows

@@ -121,10 +121,16 @@ def _prepare_processes(config: Config, options: Options) -> None:
         return
     if options.local_rank is not None:  # torch.distributed.launch says it so, torchrun by the environment
         os.environ['LOCAL_RANK'] = str(options.local_rank)
-    settings = dict(config.get('env_cfg', {}).get('dist_cfg', {}))
-    if not torch.cuda.is_available():
-        settings['backend'] = config.env_cfg.dist_cfg.backend = 'gloo'
-    init_dist(config.launcher, **settings)
+    if torch.cuda.is_available():
+        init_dist(config.launcher, **config.get('env_cfg', {}).get('dist_cfg', {}))
+    elif config.launcher == 'pytorch':  # MMEngine gives each process a CUDA device, whatever the backend
+        torch.distributed.init_process_group('gloo')
+        wrapper = dict(type='MMDistributedDataParallel', broadcast_buffers=False, device_ids=None,
+                       find_unused_parameters=config.get('find_unused_parameters', False))
+        config.model_wrapper_cfg = {**wrapper, **config.get('model_wrapper_cfg', {})}
+    else:
+        raise SetupError(f'--launcher {config.launcher} needs CUDA devices; without them start several processes with '
+                         'torchrun and --launcher pytorch')
 
 
 def _on_all_ranks(decide):

@@ -50,8 +50,9 @@ def test_cells_in_are_the_anchors_inside(border, offset):
     sizes = [(33, 40), (17, 21), (9, 10)]  # levels larger than the image needs
     bases = [base[0].tolist() for base in generator.base_anchors]
     for image, pad in (((250, 300), (256, 320)), ((97, 111), (128, 128)), ((64, 320), (256, 320))):
-        for grid, anchors, flags in zip(stack_grids(sizes, generator.strides, bases), generator.grid_priors(sizes, device='cpu'),
-                                        generator.valid_flags(sizes, pad, 'cpu')):
+        levels = zip(stack_grids(sizes, generator.strides, bases), generator.grid_priors(sizes, device='cpu'),
+                     generator.valid_flags(sizes, pad, 'cpu'))
+        for grid, anchors, flags in levels:
             assert grid.boxes().equal(anchors), 'the priors should be MMDetection\'s anchors'
             expected = anchor_inside_flags(anchors, flags, image, border).view(grid.height, grid.width)
             x0, y0, x1, y1 = grid.cells_in(image, pad, border)

@@ -72,7 +72,7 @@ def test_detections(case, with_nms, rescale):
 
 
 def test_ignored_boxes():
-    """With a positive ignore_iof_thr priors under an ignored box are neither positive nor negative, as in MMDetection."""
+    """With a positive ignore_iof_thr priors under an ignored box are neither positive nor negative, as there."""
     reference, ours = twin_heads()
     for head in (reference, ours):
         head.assigner.ignore_iof_thr = 0.5

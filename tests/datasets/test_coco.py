@@ -1,0 +1,116 @@
+"""COCO-format data with everything that can be wrong with it, and real images where there are some."""
+import json
+import logging
+
+import numpy as np
+import pytest
+from mmengine.logging import MMLogger
+
+from gfl_plugin.datasets import CocoDataset
+from gfl_plugin.errors import SetupError
+
+GOOD, CROWD = [10, 20, 30, 15], [0, 0, 60, 60]
+WITHOUT_USE = {
+    'no_width': [10, 10, 0, 5], 'negative_height': [10, 10, 5, -3], 'right_of_the_image': [100, 10, 5, 5],
+    'above_the_image': [10, -20, 5, 15], 'nan': [float('nan'), 10, 5, 5], 'infinite': [10, 10, float('inf'), 5]}
+
+
+def annotation(id, bbox, image=1, **options):
+    return dict(id=id, image_id=image, category_id=7, bbox=bbox, area=100.0, iscrowd=0, **options)
+
+
+def write(root, annotations, images=1):
+    (root / 'images').mkdir()
+    content = dict(images=[dict(id=i + 1, file_name=f'{i}.jpg', width=100, height=80) for i in range(images)],
+                   categories=[dict(id=3, name='other'), dict(id=7, name='thing')], annotations=annotations)
+    (root / 'boxes.json').write_text(json.dumps(content))
+
+
+def build(root, classes=('thing', ), **options):
+    options = dict(dict(ann_file='boxes.json', data_prefix=dict(img='images/')), **options)
+    return CocoDataset(data_root=str(root), metainfo=dict(classes=classes), pipeline=[], **options)
+
+
+@pytest.fixture
+def log(caplog):
+    """What MMEngine's logger warns of."""
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(caplog.handler)
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    yield caplog
+    logger.removeHandler(caplog.handler)
+    logger.setLevel(level)
+
+
+def test_boxes_without_use_are_dropped_with_one_warning(tmp_path, log):
+    write(tmp_path, [annotation(1, GOOD)] + [annotation(i, box) for i, box in enumerate(WITHOUT_USE.values(), 2)])
+    instances = build(tmp_path)[0]['instances']
+    assert [i['bbox'] for i in instances] == [[10, 20, 40, 35]], 'the good box should be left, as corners'
+    warnings = [r.getMessage() for r in log.records if 'dropped' in r.getMessage()]
+    assert len(warnings) == 1 and f' {len(WITHOUT_USE)} boxes' in warnings[0], 'one warning should count them'
+
+
+@pytest.mark.parametrize('box', WITHOUT_USE.values(), ids=WITHOUT_USE)
+def test_each_kind_of_useless_box(tmp_path, box):
+    write(tmp_path, [annotation(1, box)])
+    assert build(tmp_path)[0]['instances'] == []
+
+
+def test_a_box_beyond_the_border_stays(tmp_path):
+    write(tmp_path, [annotation(1, [-10, -5, 50, 200])])
+    assert len(build(tmp_path)[0]['instances']) == 1, 'what is cut off by the border has area inside'
+
+
+def test_a_box_needs_no_area_entry(tmp_path):
+    box = annotation(1, GOOD)
+    del box['area']
+    write(tmp_path, [box])
+    assert len(build(tmp_path)[0]['instances']) == 1
+
+
+def test_crowd_is_ignored(tmp_path):
+    write(tmp_path, [annotation(1, GOOD), dict(annotation(2, CROWD), iscrowd=1)])
+    assert [i['ignore_flag'] for i in build(tmp_path)[0]['instances']] == [0, 1]
+
+
+def test_images_without_boxes_may_be_filtered(tmp_path):
+    write(tmp_path, [annotation(1, GOOD, image=2)], images=3)
+    assert len(build(tmp_path)) == 3
+    assert len(build(tmp_path, filter_cfg=dict(filter_empty_gt=True))) == 1
+
+
+@pytest.mark.parametrize('options, said', [
+    (dict(ann_file='none.json'), r'annotation file /.*none\.json does not exist.*--data-root'),
+    (dict(data_prefix=dict(img='pictures/')), r'folder of images /.*pictures/? does not exist.*--data-root'),
+    (dict(classes=('thing', 'zebra')), r'1 of the 2 classes of the data set \(zebra\).*2 categories'),
+    (dict(filter_cfg=dict(min_size=200)), 'There is no image .* filter_cfg'),
+])
+def test_mistakes(tmp_path, options, said):
+    write(tmp_path, [annotation(1, GOOD)])
+    with pytest.raises(SetupError, match=said):
+        build(tmp_path, **options)
+
+
+def test_no_image(tmp_path):
+    write(tmp_path, [], images=0)
+    with pytest.raises(SetupError, match='There is no image in .*boxes.json$'):
+        build(tmp_path)
+
+
+def test_real_annotations(tiny_coco):
+    """Every annotation of the file is found again, in COCO's order of classes."""
+    dataset = CocoDataset(data_root=tiny_coco, ann_file='annotations/instances_train2017.json',
+                          data_prefix=dict(img='train2017/'), pipeline=[])
+    with open(f'{tiny_coco}/annotations/instances_train2017.json') as file:
+        content = json.load(file)
+    names = {c['id']: c['name'] for c in content['categories']}
+    assert len(dataset) == len(content['images']) == 50
+    for i in range(len(dataset)):
+        data = dataset[i]
+        expected = [a for a in content['annotations'] if a['image_id'] == data['img_id']]
+        assert len(data['instances']) == len(expected)
+        for found, box in zip(data['instances'], expected):
+            x, y, w, h = box['bbox']
+            np.testing.assert_allclose(found['bbox'], [x, y, x + w, y + h])
+            assert dataset.metainfo['classes'][found['bbox_label']] == names[box['category_id']]

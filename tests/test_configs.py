@@ -1,0 +1,67 @@
+"""Every config in configs/ is built, and computes one loss."""
+from pathlib import Path
+
+import pytest
+import torch
+from mmdet.registry import DATASETS, MODELS
+from mmdet.structures import DetDataSample
+from reference import random_objects
+from tool_runs import ROOT, parse
+
+from gfl_plugin import engine
+
+CONFIGS = sorted(str(file.relative_to(ROOT / 'configs')) for file in (ROOT / 'configs').rglob('*.py')
+                 if '_base_' not in file.parts)
+
+
+def load(name, *arguments):
+    return engine.load_config(parse('train', str(ROOT / 'configs' / name), '--no-pretrained', *arguments))
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_computes_a_loss(name):
+    config = load(name)
+    model = MODELS.build(config.model)
+    height, width = 128, 160
+    objects, metas = random_objects((3, 0), height, width, model.bbox_head.num_classes)
+    samples = [DetDataSample(metainfo=meta, gt_instances=gt) for gt, meta in zip(objects, metas)]
+    losses = model.loss(torch.randn(2, 3, height, width), samples)
+    assert set(losses) == {'loss_cls', 'loss_bbox', 'loss_dfl'}
+    assert all(loss.isfinite() and loss > 0 for loss in losses.values()), losses
+    sum(losses.values()).backward()
+    unused = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert not unused, f'every parameter should be trained, {unused} are not'
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_data_root_is_set_in_one_place(name, tmp_path):
+    """With --data-root nothing of the root in the file is left; so it is with --cfg-options data_root=."""
+    for arguments in (('--data-root', str(tmp_path)), ('--cfg-options', f'data_root={tmp_path}')):
+        config = load(name, *arguments)
+        assert load(name).data_root not in config.pretty_text.replace(config.data_root, ''), arguments
+        datasets = [config[f'{split}_dataloader'].dataset for split in ('train', 'val', 'test')]
+        assert all(d.data_root == f'{tmp_path}/' for d in datasets), arguments
+        assert config.val_evaluator.ann_file.startswith(f'{tmp_path}/'), arguments
+
+
+def test_paper_setting():
+    """What the paper and MMDetection's config of this name say, beyond the model."""
+    config = load('gfl/gfl_r50_fpn_1x_coco.py')
+    assert config.train_cfg.max_epochs == 12 and config.param_scheduler[1].milestones == [8, 11]
+    assert config.optim_wrapper.optimizer == dict(type='SGD', lr=0.01, momentum=0.9, weight_decay=0.0001)
+    assert config.auto_scale_lr.base_batch_size == 16
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_lists_classes_of_the_head(name):
+    """The data set has as many classes as the head; without reading a file."""
+    config = load(name)
+    dataset = dict(config.train_dataloader.dataset, lazy_init=True)
+    assert len(DATASETS.build(dataset).metainfo['classes']) == config.model.bbox_head.num_classes
+
+
+def test_configs_outside_the_repository_can_inherit(tmp_path):
+    file = Path(tmp_path, 'mine.py')
+    file.write_text("_base_ = 'gfl_plugin::gfl/gfl_r50_fpn_1x_coco.py'\nmodel = dict(bbox_head=dict(num_classes=3))\n")
+    config = engine.load_config(parse('train', str(file)))
+    assert config.model.bbox_head.num_classes == 3 and config.model.bbox_head.type == 'gfl_plugin.GFLHead'
