@@ -99,7 +99,7 @@ val_dataloader = dict(
         ]))
 test_dataloader = val_dataloader
 
-val_evaluator = dict(type='CocoMetric', ann_file=f'{data_root}/val/annotations.json', metric='bbox')
+val_evaluator = dict(type='gfl_plugin.CocoMetric', ann_file=f'{data_root}/val/annotations.json', metric='bbox')
 test_evaluator = val_evaluator
 
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=max_epochs)  # evaluated once

@@ -1,5 +1,4 @@
 """The Generalized Focal Loss head (arXiv:2006.04388) on MMDetection's interface of a dense head."""
-import copy
 from typing import Dict, List, Optional, Sequence, Tuple
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from ..decode import select_candidates
 from ..functional.boxes import clip_boxes, iou
 from ..functional.distributions import expectation
+from ..functional.nms import class_aware_nms
 from ..functional.priors import Cells, Places, PriorGrid, centers_and_strides, num_priors, read_maps, stack_grids
 from ..losses.quality_focal import ClassCells
 from ..registry import MODELS
@@ -238,17 +238,32 @@ class GFLHead(AnchorHead):
         Returns:
             B instances with ``bboxes`` (N, 4), ``scores`` (N,) and ``labels`` (N,).
         """
-        cfg = copy.deepcopy(self.test_cfg if cfg is None else cfg)
+        cfg = self.test_cfg if cfg is None else cfg
         cls_scores, bbox_preds = ([m.detach() for m in maps] for maps in (cls_scores, bbox_preds))
         grids = self.prior_grids(cls_scores)
         found = select_candidates(cls_scores, grids, cfg.get('score_thr', 0), cfg.get('nms_pre', -1))
+        image, scores, labels = found.places.image, found.score, found.label
         boxes = self._decode(bbox_preds, grids, found.places, [meta['img_shape'][:2] for meta in batch_img_metas])
+        if rescale:
+            factors = boxes.new_tensor([[1 / s for s in meta['scale_factor']] for meta in batch_img_metas])
+            boxes = boxes * factors.repeat(1, 2)[image]
 
-        results = []
-        for image, meta in enumerate(batch_img_metas):
-            mine = found.places.image == image
-            result = InstanceData(bboxes=boxes[mine], scores=found.score[mine], labels=found.label[mine])
-            results.append(self._bbox_post_process(result, cfg, rescale, with_nms, meta))
+        usable = boxes.isfinite().all(1)  # from features that are not
+        if cfg.get('min_bbox_size', -1) >= 0:
+            usable &= (boxes[:, 2:] - boxes[:, :2] > cfg.min_bbox_size).all(1)
+        keep = usable.nonzero()[:, 0]
+        if with_nms and _is_plain(cfg.nms):
+            keep = keep[class_aware_nms(boxes[keep], scores[keep], labels[keep], image[keep], cfg.nms.iou_threshold,
+                                        cfg.get('max_per_img', -1), cfg.nms.get('class_agnostic', False))]
+        else:
+            keep = keep[image[keep].argsort(stable=True)]
+        fields = dict(bboxes=boxes[keep], scores=scores[keep], labels=labels[keep])
+        counts = image[keep].bincount(minlength=len(batch_img_metas)).tolist()
+        results = [InstanceData(**dict(zip(fields, parts)))
+                   for parts in zip(*(field.split(counts) for field in fields.values()))]
+        if with_nms and not _is_plain(cfg.nms):  # soft-NMS and others of mmcv, an image at a time
+            results = [self._bbox_post_process(result, cfg, False, True, meta)
+                       for result, meta in zip(results, batch_img_metas)]
         return results
 
     def _decode(self, bbox_preds: List[Tensor], grids: List[PriorGrid], places: Places,
@@ -261,3 +276,8 @@ class GFLHead(AnchorHead):
         if not getattr(self.bbox_coder, 'clip_border', True):
             return boxes
         return clip_boxes(boxes, torch.tensor(img_shapes).to(boxes.device, non_blocking=True)[places.image])
+
+
+def _is_plain(nms: ConfigType) -> bool:
+    """Whether a config of mmcv's NMS asks for what :func:`class_aware_nms` does."""
+    return nms.get('type', 'nms') == 'nms' and nms.keys() <= {'type', 'iou_threshold', 'class_agnostic', 'split_thr'}

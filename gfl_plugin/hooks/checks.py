@@ -14,6 +14,7 @@ class CheckSetupHook(Hook):
     Raises:
         SetupError: So it is.
     """
+    priority = 'VERY_HIGH'  # before hooks that load parts of a checkpoint (EMAHook)
 
     def before_train(self, runner: Runner) -> None:
         self._check_classes(runner, runner.train_dataloader.dataset)

@@ -1,4 +1,5 @@
 """Quality Focal Loss (GFL, arXiv:2006.04388, eq. 2)."""
+import itertools
 from typing import NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
@@ -11,7 +12,7 @@ from .generalized_focal import modulate
 from .weighting import reduce_loss
 
 # Logits taken at a time on a CPU, so that the temporaries of a step stay in its cache.
-CHUNK = 1 << 16
+CHUNK = 1 << 17
 
 
 def quality_focal_loss(logits: Tensor, target: Tensor, beta: float = 2.0) -> Tensor:
@@ -37,69 +38,97 @@ class ClassCells(NamedTuple):
 
 
 def quality_focal_loss_of_map(logits: Tensor, cells: ClassCells, quality: Tensor, beta: float = 2.0,
-                              weight: Optional[Tensor] = None) -> Tensor:
+                              weight: Optional[Tensor] = None, scale: Union[Tensor, float] = 1.0) -> Tensor:
     """The sum of QFL over a map where almost every target is 0, value and gradient in one sweep.
 
     Args:
-        logits: (B, C, H, W), any dtype and memory format.
+        logits: (B, C, H, W), any dtype; contiguous or channels-last, in which it is read and its gradient written.
         cells: The K places with a target above 0, no place twice.
         quality: (K,) targets there, in [0, 1].
         beta: As for :func:`quality_focal_loss`.
         weight: (B, H, W), 1 if not given.
+        scale: What the sum is multiplied by, detached. Known beforehand, it costs no pass over the gradient.
 
     Returns:
         Scalar, fp32. Besides the gradient, which is made with it, no temporary is as large as the map on a CPU.
     """
-    return _Sweep.apply(logits, cells, quality, beta, weight)
+    return _Sweep.apply(logits, cells, quality, beta, weight, scale)
 
 
 class _Sweep(torch.autograd.Function):
     """Background everywhere in the map's own layout, then what differs at the K cells."""
 
     @staticmethod
-    def forward(ctx, logits, cells, quality, beta, weight):
+    def forward(ctx, logits, cells, quality, beta, weight, scale):
+        by_channel = not logits.is_contiguous() and logits.is_contiguous(memory_format=torch.channels_last)
+        x = logits.permute(0, 2, 3, 1) if by_channel else logits.contiguous()
         # The last element takes what invalid slots write: a fixed number of slots needs no look at which are valid.
-        buffer = logits.new_empty(logits.numel() + 1)
-        gradient = buffer[:-1].view(logits.shape)
-        total = logits.new_zeros((), dtype=torch.float64)
-        channels = max(1, CHUNK // logits[0, 0].numel()) if logits.device.type == 'cpu' else logits.shape[1]
-        for image, (x, g) in enumerate(zip(logits, gradient)):
-            for x_part, g_part in zip(x.split(channels), g.split(channels)):
-                loss, slope = _background(x_part.float(), beta)
-                if weight is not None:
-                    loss, slope = loss.mul_(weight[image]), slope.mul_(weight[image])
-                total += loss.sum()
-                g_part.copy_(slope)
+        buffer = x.new_empty(x.numel() + 1)
+        gradient = buffer[:-1].view(x.shape)
+        # Divided by the number of positives, small slopes would vanish in half precision: it waits for the backward
+        # pass there, which brings the loss scale of mixed precision along.
+        early, ctx.late = (scale, 1) if x.dtype == torch.float32 else (1, scale)
+        total = x.new_zeros((), dtype=torch.float64)
+        for x_part, gradient_part, w in _parts(x, gradient, weight, by_channel):
+            loss, slope = _background(x_part.float(), beta)
+            if w is not None:
+                loss, slope = loss.mul_(w), slope.mul_(w)
+            total += loss.sum()
+            gradient_part.copy_(slope if isinstance(early, int) else slope.mul_(early))
 
+        gradient = gradient.permute(0, 3, 1, 2) if by_channel else gradient
         image, label, row, column, valid = cells
         x = logits[image, label, row, column].float()
         w = torch.ones_like(x) if weight is None else weight[image, row, column]
         with torch.enable_grad():
-            x_leaf = x.detach().requires_grad_()
-            loss = quality_focal_loss(x_leaf, quality, beta)
-            slope, = torch.autograd.grad(loss.sum(), x_leaf)
+            leaf = x.detach().requires_grad_()
+            loss = quality_focal_loss(leaf, quality, beta)
+            slope, = torch.autograd.grad(loss.sum(), leaf)
         change = w * (loss.detach() - _background(x, beta)[0])
-        position = ((image * logits.shape[1] + label) * logits.shape[2] + row) * logits.shape[3] + column
+        position = sum(i * s for i, s in zip((image, label, row, column), gradient.stride()))
         if valid is not None:
             change = torch.where(valid, change, 0)
             position = torch.where(valid, position, logits.numel())
-        buffer[position] = (w * slope).to(buffer.dtype)
+        buffer[position] = (w * slope * early).to(buffer.dtype)
         ctx.save_for_backward(gradient)
-        return (total + change.sum(dtype=torch.float64)).float()
+        return ((total + change.sum(dtype=torch.float64)) * scale).float()
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_output):
         gradient, = ctx.saved_tensors
-        return gradient * grad_output.to(gradient.dtype), None, None, None, None
+        factor = grad_output * ctx.late
+        if factor.device.type != 'cpu' or factor != 1:  # the look is free on a CPU, and spares it a pass
+            gradient = gradient * factor
+        return gradient, None, None, None, None, None
+
+
+def _parts(x: Tensor, gradient: Tensor, weight: Optional[Tensor], by_channel: bool):
+    """Pieces of contiguous maps and their weights; on a CPU of a size whose temporaries stay in the cache."""
+    if x.device.type != 'cpu':
+        yield x, gradient, None if weight is None else weight.unsqueeze(-1 if by_channel else 1)
+    elif weight is None:
+        for parts in zip(x.view(-1).split(CHUNK), gradient.view(-1).split(CHUNK)):
+            yield *parts, None
+    else:
+        for x_image, gradient_image, w in zip(x, gradient, weight):  # (C, H, W), or (H, W, C) by channel
+            count = max(1, CHUNK // max(1, x_image[0].numel()))
+            weights = w[..., None].split(count) if by_channel else itertools.repeat(w)
+            yield from zip(x_image.split(count), gradient_image.split(count), weights)
 
 
 def _background(x: Tensor, beta: float) -> Tuple[Tensor, Tensor]:
     """QFL at y = 0, sigma^beta softplus(x), and its derivative sigma^(beta+1) + beta (1 - sigma) QFL."""
     sigma = x.sigmoid()
-    power = sigma**beta
-    loss = F.softplus(x).mul_(power)
-    slope = power.mul_(sigma).add_(sigma.neg_().add_(1).mul_(loss), alpha=beta)
+    if x.device.type == 'cpu' and x.numel() and x.max() <= 4:
+        # -log(1 - sigma), a third cheaper; further up 1 - sigma has too few digits left (NaN is not below 4, either).
+        softplus = sigma.neg().log1p_().neg_()
+    else:
+        softplus = F.softplus(x)
+    power = sigma.square() if beta == 2 else sigma**beta
+    loss = softplus.mul_(power)
+    # beta QFL + sigma (sigma^beta - beta QFL)
+    slope = power.sub_(loss, alpha=beta).mul_(sigma).add_(loss, alpha=beta)
     return loss, slope
 
 
@@ -154,5 +183,6 @@ class QualityFocalLoss(nn.Module):
                      weight: Optional[Sequence[Tensor]], avg_factor: Tensor) -> Tensor:
         """The same loss, averaged, of L class maps in their own layout: see :func:`quality_focal_loss_of_map`."""
         weights = [None] * len(maps) if weight is None else weight
-        total = sum(quality_focal_loss_of_map(*level, self.beta, w) for *level, w in zip(maps, cells, quality, weights))
-        return self.loss_weight * reduce_loss(total, None, avg_factor)
+        scale = self.loss_weight * reduce_loss(torch.ones_like(avg_factor), None, avg_factor)
+        return sum(quality_focal_loss_of_map(*level, self.beta, w, scale)
+                   for *level, w in zip(maps, cells, quality, weights))

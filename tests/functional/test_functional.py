@@ -5,7 +5,7 @@ from mmdet.models.task_modules.prior_generators import AnchorGenerator, anchor_i
 
 from gfl_plugin.functional.boxes import box_to_distance, clip_boxes, distance_to_box, giou, iou
 from gfl_plugin.functional.distributions import expectation
-from gfl_plugin.functional.nms import greedy_nms
+from gfl_plugin.functional.nms import class_aware_nms, greedy_nms
 from gfl_plugin.functional.priors import Places, centers_and_strides, read_maps, stack_grids
 
 
@@ -106,3 +106,20 @@ def test_nms_of_a_chain():
     boxes = torch.stack([x, 0 * x, x + 3, 0 * x + 3], 1)
     kept = greedy_nms(boxes, -x, 0.4)
     assert kept.equal(torch.arange(0, 300, 2)), 'IoU is 1/2 with the next box and 1/5 with the one after it'
+
+
+@pytest.mark.parametrize('class_agnostic', [False, True])
+def test_class_aware_nms_of_a_batch_is_that_of_each_class(class_agnostic):
+    """Images without a box and of very different numbers of boxes, of which the best are kept."""
+    image = torch.tensor([1] * 400 + [2] * 3 + [4] * 90)[torch.randperm(493)]
+    boxes, scores, labels = random_boxes(493), (torch.rand(493) * 50).round() / 50, torch.randint(0, 3, (493, ))
+    expected = []
+    for i in range(5):
+        mine = (image == i).nonzero()[:, 0]
+        group = torch.zeros_like(labels) if class_agnostic else labels
+        kept = [mine[group[mine] == c] for c in range(3)]
+        kept = torch.cat([k[nms_by_the_book(boxes[k], scores[k], 0.5, 0)] for k in kept]).sort().values
+        expected += kept[scores[kept].argsort(descending=True, stable=True)][:60].tolist()
+    found = class_aware_nms(boxes, scores, labels, image, 0.5, max_keep=60, class_agnostic=class_agnostic)
+    assert found.tolist() == expected, 'by image, best first'
+    assert class_aware_nms(boxes[:0], scores[:0], labels[:0], image[:0], 0.5).tolist() == [], 'nothing of nothing'

@@ -112,7 +112,7 @@ def test_test_time_augmentation():
 
 def test_batch_of_two_is_two_singles():
     _, ours = twin_heads()
-    features, (objects, metas) = random_features(2, 160, 192), random_objects((3, 5), 160, 192)
+    features, (_, metas) = random_features(2, 160, 192), random_objects((3, 5), 160, 192)
     with torch.no_grad():
         together = ours.predict_by_feat(*ours(features), batch_img_metas=metas)
         alone = [ours.predict_by_feat(*ours([f[i:i + 1] for f in features]), batch_img_metas=metas[i:i + 1])[0]

@@ -1,0 +1,4 @@
+"""Metrics."""
+from .coco_metric import CocoMetric
+
+__all__ = ['CocoMetric']

@@ -1,0 +1,40 @@
+#!/usr/bin/env python
+"""Measure the plugin against MMDetection's own head, in one process, in turn.
+
+    python tools/benchmark.py head                 the loss path, prediction, NMS and memory
+    python tools/benchmark.py train --batch 2      whole training steps of a config with either head
+    python tools/benchmark.py infer --batch 1      inference from images to boxes
+    python tools/benchmark.py eval                 COCO's metric by faster-coco-eval and by pycocotools
+"""
+import argparse
+import os
+
+import arguments
+
+CONFIG = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), 'configs/gfl/gfl_r50_fpn_1x_coco.py')
+
+
+def parse_options():
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument('--device', default='cpu', help='cpu or cuda')
+    shared.add_argument('--batch', type=int, default=4, help='images')
+    shared.add_argument('--size', type=int, nargs=2, default=(800, 1344), metavar=('H', 'W'), help='pixels')
+    shared.add_argument('--gts', type=int, nargs='+', default=(10, 60, 500), help='objects an image')
+    shared.add_argument('--amp', action='store_true', help='bf16: of the logits (head), or by autocast (train, infer)')
+    shared.add_argument('--rounds', type=int, default=20, help='pairs to measure')
+    shared.add_argument('--json', metavar='FILE', help='also write the figures to a file')
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest='command', required=True)
+    commands.add_parser('head', parents=[shared])
+    for name in ('train', 'infer'):
+        command = commands.add_parser(name, parents=[shared])
+        command.add_argument('config', nargs='?', default=CONFIG, help='config file')
+        command.add_argument('--cfg-options', nargs='+', metavar='KEY=VALUE', help='as of tools/train.py')
+        command.set_defaults(data_root=None, launcher='none', no_pretrained=True)
+    command = commands.add_parser('eval', parents=[shared])
+    command.add_argument('--images', type=int, default=5000)
+    return parser.parse_args()
+
+
+if __name__ == '__main__':
+    arguments.run('benchmark', parse_options())
