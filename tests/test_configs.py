@@ -1,4 +1,5 @@
 """Every config in configs/ is built, and computes one loss."""
+import re
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,11 @@ def load(name, *arguments):
 
 @pytest.mark.parametrize('name', CONFIGS)
 def test_computes_a_loss(name):
-    config = load(name)
-    model = MODELS.build(config.model)
+    compute_loss(load(name).model)
+
+
+def compute_loss(config):
+    model = MODELS.build(config)
     height, width = 128, 160
     objects, metas = random_objects((3, 0), height, width, model.bbox_head.num_classes)
     samples = [DetDataSample(metainfo=meta, gt_instances=gt) for gt, meta in zip(objects, metas)]
@@ -65,3 +69,10 @@ def test_configs_outside_the_repository_can_inherit(tmp_path):
     file.write_text("_base_ = 'gfl_plugin::gfl/gfl_r50_fpn_1x_coco.py'\nmodel = dict(bbox_head=dict(num_classes=3))\n")
     config = engine.load_config(parse('train', str(file)))
     assert config.model.bbox_head.num_classes == 3 and config.model.bbox_head.type == 'gfl_plugin.GFLHead'
+
+
+def test_the_new_backbone_of_the_readme(tmp_path):
+    (tmp_path / 'mine.py').write_text(re.search(r'```python\n(.*?)```', (ROOT / 'README.md').read_text(), re.S)[1])
+    config = engine.load_config(parse('train', str(tmp_path / 'mine.py'), '--no-pretrained'))
+    assert 'RegNet' in config.model.backbone.type
+    compute_loss(config.model)

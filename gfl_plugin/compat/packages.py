@@ -21,27 +21,29 @@ def is_installed(package: str) -> bool:
 
 def get_installed_path(package: str) -> str:
     """The folder of an installed package, given by the name of its distribution or its module."""
-    candidates = [package]
-    with_files = metadata.distribution(package).read_text('top_level.txt') if _is_distribution(package) else None
-    candidates += (with_files or '').split()
-    for name in candidates:
+    try:
+        modules = (metadata.distribution(package).read_text('top_level.txt') or '').split()
+    except metadata.PackageNotFoundError:
+        modules = []
+    for name in [package, *modules]:
         spec = importlib.util.find_spec(name) if name.isidentifier() else None
         if spec is not None and spec.origin is not None:
             return os.path.dirname(spec.origin)
     raise metadata.PackageNotFoundError(f'Package {package} is not installed')
 
 
-def _is_distribution(package: str) -> bool:
-    try:
-        return bool(metadata.distribution(package))
-    except metadata.PackageNotFoundError:
-        return False
-
-
 def install() -> None:
     """Replace MMEngine's two functions wherever it has imported them, and let it look into this package."""
-    from mmengine.config import utils
+    from mmengine.config import Config, utils
     utils.MODULE2PACKAGE.setdefault('gfl_plugin', 'gfl_plugin')
+    find = Config._get_cfg_path
+
+    def find_in_scope(*args):
+        """MMEngine takes a package's name for the scope of its configs; this package's are written in MMDetection's."""
+        path, scope = find(*args)
+        return path, 'mmdet' if scope == 'gfl_plugin' else scope
+
+    Config._get_cfg_path = staticmethod(find_in_scope)
     for replacement in (is_installed, get_installed_path):
         for name, module in list(sys.modules.items()):
             if name.startswith('mmengine') and hasattr(module, replacement.__name__):

@@ -1,4 +1,5 @@
-"""Hooks of a training or evaluation run."""
+"""Hooks of MMEngine's runner."""
 from .checks import CheckSetupHook
+from .layout import ChannelsLastHook
 
-__all__ = ['CheckSetupHook']
+__all__ = ['ChannelsLastHook', 'CheckSetupHook']

@@ -160,3 +160,64 @@ def test_several_priors_a_cell_are_refused():
     config.anchor_generator.ratios = [0.5, 1.0]
     with pytest.raises(ValueError, match='one prior a cell'):
         MODELS.build(config)
+
+
+def test_channels_last_changes_nothing():
+    _, ours = twin_heads()
+    features, (objects, metas) = random_features(2, 160, 192), random_objects((6, 5), 160, 192)
+    expected, expected_gradients = losses_and_gradients(ours, features, objects, metas)
+    ours.to(memory_format=torch.channels_last)
+    features = [f.contiguous(memory_format=torch.channels_last) for f in features]
+    assert ours(features)[0][0].is_contiguous(memory_format=torch.channels_last), 'the maps should be in this layout'
+    losses, gradients = losses_and_gradients(ours, features, objects, metas)
+    for name in expected:
+        assert_close(losses[name], expected[name], name)
+    for name in gradients:
+        assert_close(gradients[name], expected_gradients[name], f'the gradient of {name}')
+
+
+@pytest.mark.parametrize('bad', [float('nan'), float('inf'), -float('inf')])
+def test_predictions_that_are_not_finite_give_no_box_that_is_not(bad):
+    _, ours = twin_heads()
+    _, metas = random_objects((1, 1), 160, 192)
+    with torch.no_grad():
+        scores, sides = ours(random_features(2, 160, 192))
+        found = ours.predict_by_feat(scores, sides, batch_img_metas=metas)
+        scores[0][0, :, 3] = bad
+        sides[0][:, 5, :, :6] = bad
+        sides[1][1] = bad
+        damaged = ours.predict_by_feat(scores, sides, batch_img_metas=metas)
+    assert all(len(d) > 0 for d in damaged), 'what is left should be detected'
+    assert all(d.bboxes.isfinite().all() and d.scores.isfinite().all() for d in damaged)
+    assert not any(d.bboxes.equal(f.bboxes) for d, f in zip(damaged, found)), 'the damage should make a difference'
+
+
+@pytest.mark.parametrize('bad', [float('nan'), float('inf')])
+def test_losses_stay_honest(bad):
+    """What is not finite goes in, what is not finite comes out: a guard can see it."""
+    _, ours = twin_heads()
+    objects, metas = random_objects((6, 5), 160, 192)
+    scores, sides = ours(random_features(2, 160, 192))
+    damaged = [s.clone() for s in scores]
+    damaged[0][0, 0, 0, 0] = bad
+    assert not ours.loss_by_feat(damaged, sides, objects, metas)['loss_cls'].isfinite()
+    damaged = [torch.full_like(s, bad) for s in sides]
+    losses = ours.loss_by_feat(scores, damaged, objects, metas)
+    assert not losses['loss_bbox'].isfinite() and not losses['loss_dfl'].isfinite()
+
+
+def test_many_objects_and_candidates():
+    """1,000 ground truths in an image, and 8,000 candidates over the threshold."""
+    reference, ours = twin_heads()
+    features, (objects, metas) = random_features(1, 640, 640), random_objects((1000, ), 640, 640)
+    expected, _ = losses_and_gradients(reference, features, objects, metas)
+    losses, _ = losses_and_gradients(ours, features, objects, metas)
+    for name in expected:
+        assert_close(losses[name], expected[name], name)
+    cfg = ConfigDict(ours.test_cfg, nms_pre=8000, score_thr=0.02)
+    with torch.no_grad():
+        scores, sides = ours(features)
+        assert sum(int((s.sigmoid() > 0.02).sum()) for s in scores) > 8000
+        detections, = ours.predict_by_feat(scores, sides, batch_img_metas=metas, cfg=cfg)
+        theirs, = reference.predict_by_feat(scores, sides, batch_img_metas=metas, cfg=cfg)
+    assert_close(detections.bboxes, theirs.bboxes, 'the boxes')
