@@ -107,6 +107,11 @@ def resolve_conflicts(key: Tensor, positive: Tensor, overlap: Tensor, num_keys: 
     return wins & (gt == first[key])
 
 
+def can_be_read_at_once(x: Tensor) -> bool:
+    """Whether sizes may depend on what ``x`` holds: elsewhere than on a CPU the host would have to wait for it."""
+    return x.device.type == 'cpu'
+
+
 @TASK_UTILS.register_module()
 class ATSSAssigner:
     """ATSS; the assignment of MMDetection's ATSSAssigner, arguments as there.
@@ -152,11 +157,11 @@ class ATSSAssigner:
 
         gt = torch.arange(len(gt_boxes), device=gt_boxes.device)[:, None].expand_as(prior)
         image, prior, gt, positive = (by_level(x) for x in (gt_image[:, None].expand_as(prior), prior, gt, positive))
-        if gt_boxes.device.type != 'cpu':  # the number of positives stays on the device, nobody waits for it
-            places = Places(image.flatten(), prior.flatten(), [positive.shape[1]] * len(grids))
-            return Assignment(places, gt.flatten(), positive.flatten())
-        places = Places(image[positive], prior[positive], positive.sum(1).tolist())
-        return Assignment(places, gt[positive], None)
+        if can_be_read_at_once(positive):
+            places = Places(image[positive], prior[positive], positive.sum(1).tolist())
+            return Assignment(places, gt[positive], None)
+        places = Places(image.flatten(), prior.flatten(), [positive.shape[1]] * len(grids))
+        return Assignment(places, gt.flatten(), positive.flatten())
 
     def assign(self, pred_instances, num_level_priors: Sequence[int], gt_instances, gt_instances_ignore=None):
         """Assign one image with any set of priors; MMDetection's signature and result.
