@@ -22,7 +22,7 @@ class Assignment(NamedTuple):
 
 class Candidates(NamedTuple):
     """The priors of each ground truth that may become its positives. Each tensor is (G, L*topk)."""
-    prior: Tensor
+    prior: Tensor  # some prior of the same level where it is not valid
     box: Tensor  # (G, L*topk, 4), pixels
     valid: Tensor  # bool; a level may have fewer than topk priors
 
@@ -66,8 +66,9 @@ def candidates_on_grids(grids: Sequence[PriorGrid], ranges: Tensor, gt_boxes: Te
     distance, order = distance[..., :topk], order[..., :topk, None]
     cells = cells.gather(2, order.expand(-1, -1, -1, 2))
     box = base[:, None] + (cells * stride[:, None]).repeat(1, 1, 1, 2)
-    prior = start.long() + cells[..., 1] * width.long() + cells[..., 0]
-    return Candidates(prior.flatten(1), box.flatten(1, 2), distance.flatten(1).isfinite())
+    start, valid = start.long(), distance.isfinite()
+    prior = torch.where(valid, start + cells[..., 1] * width.long() + cells[..., 0], start)
+    return Candidates(prior.flatten(1), box.flatten(1, 2), valid.flatten(1))
 
 
 def select_positives(candidates: Candidates, gt_boxes: Tensor) -> Tuple[Tensor, Tensor]:
@@ -147,8 +148,7 @@ class ATSSAssigner:
         cell_ranges = torch.tensor(ranges).to(gt_boxes.device, non_blocking=True)[gt_image]
         candidates = candidates_on_grids(grids, cell_ranges, gt_boxes, self.topk)
         positive, overlap = select_positives(candidates, gt_boxes)
-        # Slots without a candidate lie outside the grid; they are no positives and may stand anywhere.
-        prior = candidates.prior.where(candidates.valid, 0)
+        prior = candidates.prior
         key = gt_image[:, None] * num_priors(grids) + prior
         positive = resolve_conflicts(key, positive, overlap, len(ranges) * num_priors(grids))
 
