@@ -1,6 +1,6 @@
 """What the command lines in ``tools/`` do."""
-from .benchmark import benchmark
 from .config import Options, load_config
+from .measure import benchmark
 from .run import demo, reporting, test, train
 
 __all__ = ['Options', 'benchmark', 'demo', 'load_config', 'reporting', 'test', 'train']

@@ -7,7 +7,7 @@ from mmdet.registry import MODELS
 from tool_runs import SHAPES, parse
 
 from gfl_plugin import engine
-from gfl_plugin.engine.benchmark import Pairs, compare, in_turn, peak_memory, stock_model
+from gfl_plugin.engine.measure import Pairs, compare, in_turn, peak_memory, stock_model
 from gfl_plugin.errors import SetupError
 
 SMALL = ['--size', '64', '96', '--batch', '1', '--gts', '3', '--rounds', '1']
