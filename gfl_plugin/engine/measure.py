@@ -262,9 +262,7 @@ def stock_model(config: Config) -> ConfigDict:
         if isinstance(node, dict):
             return {k: OWN_TO_STOCK.get(v, v) if k == 'type' else replace(v) for k, v in node.items()}
         return [replace(v) for v in node] if isinstance(node, (list, tuple)) else node
-    model = ConfigDict(replace(config.model))
-    model.bbox_head.loss_cls.use_sigmoid = True
-    return model
+    return ConfigDict(replace(config.model))
 
 
 def _two_models(options: Options):

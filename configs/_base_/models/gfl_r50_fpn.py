@@ -38,7 +38,7 @@ model = dict(
             octave_base_scale=8,
             scales_per_octave=1,
             strides=[8, 16, 32, 64, 128]),
-        loss_cls=dict(type='gfl_plugin.QualityFocalLoss', beta=2.0, loss_weight=1.0),
+        loss_cls=dict(type='gfl_plugin.QualityFocalLoss', use_sigmoid=True, beta=2.0, loss_weight=1.0),
         loss_dfl=dict(type='gfl_plugin.DistributionFocalLoss', loss_weight=0.25),
         reg_max=16,
         loss_bbox=dict(type='gfl_plugin.GIoULoss', loss_weight=2.0)),
