@@ -1,4 +1,4 @@
-# The 1x setting for a GPU with bf16: the same schedule and losses. Not yet measured on one; what was, is said beside it.
+# The 1x setting in bf16, for a GPU; the same schedule and losses. Not yet measured on one: what was, is said beside it.
 _base_ = './gfl_r50_fpn_1x_coco.py'
 
 # bf16 has the range of fp32, so nothing needs a loss scale; losses and decoding stay fp32 (gfl_plugin.GFLHead).
