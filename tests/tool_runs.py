@@ -2,6 +2,7 @@
 import importlib
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -49,3 +50,19 @@ def scalars(work_dir: Path) -> Dict[int, dict]:
 def log(work_dir: Path) -> str:
     """What the runs in a work_dir have logged."""
     return '\n'.join(file.read_text() for file in sorted(work_dir.glob('*/*.log')))
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(('127.0.0.1', 0))
+        return sock.getsockname()[1]
+
+
+def on_ranks(count: int, data: Path, *arguments: str, settings: Sequence[str] = (), config: str = SHAPES,
+             cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess:
+    """A small run on shapes by ``tools/dist_train.sh``."""
+    environment = dict(os.environ, PYTHONPATH=f'{ROOT}:{ROOT / "tests"}', OMP_NUM_THREADS='1', PORT=str(free_port()),
+                       PYTHON=sys.executable, **environment)
+    command = ['bash', str(ROOT / 'tools/dist_train.sh'), config, str(count), *arguments, '--data-root', str(data),
+               '--cfg-options', *SMALL, *settings]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)

@@ -64,7 +64,7 @@ def _report(runner: Runner, data_batch, losses: Dict[str, float]) -> str:
     samples = data_batch.get('data_samples', ()) if isinstance(data_batch, dict) else ()
     images = [os.path.basename(str(sample.metainfo.get('img_path', 'unnamed'))) for sample in samples]
     values = ', '.join(f'{name} {loss:g}' for name, loss in losses.items())
-    rates = ', '.join(f'{rate:g}' for rates in runner.optim_wrapper.get_lr().values() for rate in rates[:1])
+    rates = ', '.join(f'{rates[0]:g}' for name, rates in runner.optim_wrapper.get_lr().items() if 'base_lr' not in name)
     norms = runner.message_hub.log_scalars.get('train/grad_norm')
     norm = f'{norms.current():g}' if norms is not None else 'not measured'
     return (f'iteration {runner.iter + 1} ({values}; images {", ".join(images) or "unknown"}; learning rate {rates}; '

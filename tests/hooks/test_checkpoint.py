@@ -99,7 +99,7 @@ def test_a_damaged_checkpoint_is_not_resumed_from(spoil, tmp_path):
     with pytest.raises(SetupError, match=r'epoch_2\.pth is not whole'):
         engine.train(on_shapes(*arguments, '--resume', str(path)))
     runner = engine.train(on_shapes(*arguments, '--resume'))
-    assert f'{path} is not whole' in log(run) and f'goes on from {run / "epoch_1.pth"}' in log(run), 'the log should say'
+    assert f'{path} is not whole' in log(run) and f'goes on from {run / "epoch_1.pth"}' in log(run), 'and say so'
     assert runner.iter == 8 and damage(str(path)) is None, 'the second epoch should have been trained again'
     for file in run.glob('epoch_*.pth'):
         file.write_bytes(b'')
@@ -151,7 +151,7 @@ def test_by_iterations(tmp_path):
 
 
 def test_a_checkpoint_names_no_files_elsewhere_to_be_removed(tmp_path):
-    """A run removes the best and the oldest checkpoint that its own checkpoint names; a stranger's may name any file."""
+    """A run removes the best and the oldest checkpoint that its checkpoint names; a stranger's may name any file."""
     run, victim = tmp_path / 'run', tmp_path / 'victim.pth'
     arguments = 'train', tmp_path / 'data', '--work-dir', str(run)
     settings = [*(f'default_hooks.checkpoint.{option}' for option in ('save_best=auto', 'max_keep_ckpts=1')),
