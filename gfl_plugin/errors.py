@@ -3,3 +3,15 @@
 
 class SetupError(ValueError):
     """A mistake that the user can mend, with a message that says how; tools print it without a traceback."""
+
+
+class RunError(SetupError):
+    """A run cannot go on, for a reason outside of the program: the disk, the data, the learning rate.
+
+    What it has saved stays, and the message says what it is.
+    """
+
+
+class Interrupted(Exception):
+    """A run was asked to end by a signal, and has saved itself; tools exit with :attr:`STATUS`."""
+    STATUS = 75  # EX_TEMPFAIL of sysexits.h: try again, by --resume

@@ -1,16 +1,12 @@
 """Training as a whole: against MMDetection's head, and on several ranks."""
 import json
-import os
-import socket
-import subprocess
-import sys
 
 import pytest
 import torch
 from mmdet.registry import MODELS
 from mmengine.registry import init_default_scope
 from reference import assert_close, head_config, losses_and_gradients, random_features, random_objects
-from tool_runs import ROOT, SHAPES, SMALL, on_shapes
+from tool_runs import free_port, on_ranks, on_shapes
 
 from gfl_plugin import engine
 
@@ -72,12 +68,6 @@ def one_rank(rank: int, world_size: int, port: int, order, file: str) -> None:
     torch.distributed.destroy_process_group()
 
 
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(('127.0.0.1', 0))
-        return sock.getsockname()[1]
-
-
 @pytest.mark.parametrize('order', [(0, 1, 2, 3), (0, 1, 3, 1)], ids=['objects_on_both', 'a_rank_without_objects'])
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason='needs gloo')
 def test_two_ranks_are_one_process_on_the_whole_batch(order, tmp_path):
@@ -99,15 +89,14 @@ def test_two_ranks_train_the_same_weights(tmp_path):
     """tools/dist_train.sh with two processes of two images against one process with four."""
     weights = []
     for name, processes in (('one', 0), ('two', 2)):
-        settings = [*SMALL, *REPEATABLE, f'train_dataloader.batch_size={4 // max(processes, 1)}',
-                    'train_cfg.max_epochs=1', 'train_cfg.val_interval=9', f'experiment_name={name}']
-        arguments = [SHAPES, *([str(processes)] if processes else []), '--work-dir', str(tmp_path / name),
-                     '--data-root', str(tmp_path / 'data'), '--cfg-options', *settings]
-        command = ['bash', 'tools/dist_train.sh'] if processes else [sys.executable, 'tools/train.py']
-        environment = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1', MASTER_PORT=str(free_port()),
-                           PORT=str(free_port()), PATH=f'{os.path.dirname(sys.executable)}:{os.environ["PATH"]}')
-        done = subprocess.run([*command, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-3000:]
+        settings = [*REPEATABLE, f'train_dataloader.batch_size={4 // max(processes, 1)}', 'train_cfg.max_epochs=1',
+                    'train_cfg.val_interval=9']
+        arguments = '--work-dir', str(tmp_path / name)
+        if processes:
+            done = on_ranks(processes, tmp_path / 'data', *arguments, settings=settings)
+            assert done.returncode == 0, done.stderr[-3000:]
+        else:
+            engine.train(on_shapes('train', tmp_path / 'data', *arguments, settings=settings))
         weights.append(torch.load(tmp_path / name / 'epoch_1.pth', weights_only=True)['state_dict'])
     for name, weight in weights[0].items():
         if weight.is_floating_point():

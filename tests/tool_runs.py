@@ -1,10 +1,12 @@
 """Run the tools as a user would, in this process or another, on a set of shapes small enough for a test."""
 import importlib
+import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Sequence
+from typing import Dict, Sequence
 from unittest import mock
 
 ROOT = Path(__file__).parent.parent
@@ -36,3 +38,31 @@ def run(*command: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
     """A command of the README with this Python."""
     environment = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1')
     return subprocess.run([sys.executable, *command], cwd=cwd, env=environment, capture_output=True, text=True)
+
+
+def scalars(work_dir: Path) -> Dict[int, dict]:
+    """The logged scalars of all runs in a work_dir, by step; of a step that was done twice the later."""
+    lines = [json.loads(line) for file in sorted(work_dir.glob('*/vis_data/scalars.json'))
+             for line in file.read_text().splitlines()]
+    return {line['step']: line for line in lines if 'loss' in line}
+
+
+def log(work_dir: Path) -> str:
+    """What the runs in a work_dir have logged."""
+    return '\n'.join(file.read_text() for file in sorted(work_dir.glob('*/*.log')))
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(('127.0.0.1', 0))
+        return sock.getsockname()[1]
+
+
+def on_ranks(count: int, data: Path, *arguments: str, settings: Sequence[str] = (), config: str = SHAPES,
+             cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess:
+    """A small run on shapes by ``tools/dist_train.sh``."""
+    environment = dict(os.environ, PYTHONPATH=f'{ROOT}:{ROOT / "tests"}', OMP_NUM_THREADS='1', PORT=str(free_port()),
+                       PYTHON=sys.executable, **environment)
+    command = ['bash', str(ROOT / 'tools/dist_train.sh'), config, str(count), *arguments, '--data-root', str(data),
+               '--cfg-options', *SMALL, *settings]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)

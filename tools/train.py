@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Train a detector.
+"""Train a detector. Exit status 75: a signal ended the run, which is saved and goes on by --resume.
 
     python tools/train.py configs/gfl/gfl_r50_fpn_1x_coco.py --data-root data/coco
     python tools/train.py configs/gfl/gfl_r50_fpn_1x_coco.py --resume

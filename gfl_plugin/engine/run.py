@@ -1,31 +1,41 @@
 """Train or test by a config."""
 import contextlib
 import copy
+import datetime
 import os
 import re
 import sys
 import time
-from typing import Dict, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import broadcast_object_list, init_dist, is_distributed
 from mmengine.runner import Runner
 
+from .. import files
 from ..compat import checkpoints
-from ..errors import SetupError
+from ..errors import Interrupted, RunError, SetupError
+from ..hooks import InterruptHook
 from ..visualization import save_gallery
+from . import resume
 from .config import Options, load_config
 
 
 @contextlib.contextmanager
 def reporting() -> Iterator[None]:
-    """Print a user's mistake as one paragraph and exit with status 2; anything else keeps its traceback."""
+    """Print a user's mistake as one paragraph and exit with status 2; anything else keeps its traceback.
+
+    A run that a signal ended, and that can go on, exits with status 75 (:class:`Interrupted`).
+    """
     try:
         yield
     except (SetupError, checkpoints.UnsafeCheckpointError) as error:
         print(f'error: {error}', file=sys.stderr)
         sys.exit(2)
+    except Interrupted as interrupted:
+        print(interrupted, file=sys.stderr)
+        sys.exit(interrupted.STATUS)
 
 
 def train(options: Options) -> Runner:
@@ -33,16 +43,13 @@ def train(options: Options) -> Runner:
 
     Raises:
         SetupError: A mistake of the user's.
+        RunError: The run cannot go on: a full disk, a loss that is not finite.
+        Interrupted: A signal ended it, and it is saved.
     """
     config = load_config(options)
     _prepare_processes(config, options)
-    resume, load_from = options.resume is not None, config.get('load_from')
-    if options.resume not in (None, 'auto'):
-        load_from = _existing_file(options.resume)
-    config.work_dir = _on_all_ranks(lambda: _training_folder(options, config, resume))
-    config.resume, config.load_from = resume, load_from
-    if resume and options.resume == 'auto':
-        config.load_from = None  # the runner finds the latest in the work_dir
+    start: _Start = _on_all_ranks(lambda: _decide_start(options, config))
+    config.work_dir, config.load_from, config.resume = start.folder, start.checkpoint, start.resume
     if options.amp:
         if not torch.cuda.is_available():
             raise SetupError('--amp needs a CUDA device: half precision is slower on a CPU')
@@ -53,9 +60,16 @@ def train(options: Options) -> Runner:
             raise SetupError('--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in the config: the batch '
                              'size over all devices that its learning rate is for')
         config.auto_scale_lr.enable = True
-    with checkpoints.trusting() if options.trust_checkpoint else contextlib.nullcontext():
+    with checkpoints.trusting() if options.trust_checkpoint else contextlib.nullcontext(), _explaining_a_full_disk():
         runner = _build(config)
-        runner.train()
+        for remark in start.remarks:
+            runner.logger.warning(remark)
+        try:
+            runner.train()
+        finally:
+            for hook in runner.hooks:
+                if isinstance(hook, InterruptHook):
+                    hook.restore()
     return runner
 
 
@@ -124,7 +138,8 @@ def _prepare_processes(config: Config, options: Options) -> None:
     if torch.cuda.is_available():
         init_dist(config.launcher, **config.get('env_cfg', {}).get('dist_cfg', {}))
     elif config.launcher == 'pytorch':  # MMEngine gives each process a CUDA device, whatever the backend
-        torch.distributed.init_process_group('gloo')
+        timeout = config.get('env_cfg', {}).get('dist_cfg', {}).get('timeout', 1800)
+        torch.distributed.init_process_group('gloo', timeout=datetime.timedelta(seconds=timeout))
         wrapper = dict(type='MMDistributedDataParallel', broadcast_buffers=False, device_ids=None,
                        find_unused_parameters=config.get('find_unused_parameters', False))
         config.model_wrapper_cfg = {**wrapper, **config.get('model_wrapper_cfg', {})}
@@ -133,9 +148,21 @@ def _prepare_processes(config: Config, options: Options) -> None:
                          'torchrun and --launcher pytorch')
 
 
-def _on_all_ranks(decide):
+@contextlib.contextmanager
+def _explaining_a_full_disk() -> Iterator[None]:
+    """Whatever a run writes when there is no more space, a log, a curve or a checkpoint, it ends with one paragraph."""
+    try:
+        yield
+    except OSError as error:
+        if not files.is_out_of_space(error):
+            raise
+        raise RunError(f'{error.filename or "A file of the run"} cannot be written ({error.strerror}). The checkpoints '
+                       'are as they were. Free some space and go on by --resume') from error
+
+
+def _on_all_ranks(decide: Callable[[], Any]) -> Any:
     """What rank 0 decides, on all ranks: they look at the disk at different times."""
-    decision: List[Optional[str]] = [None]
+    decision: List[Any] = [None]
     if not is_distributed() or torch.distributed.get_rank() == 0:
         decision = [decide()]
     broadcast_object_list(decision)
@@ -146,24 +173,58 @@ def _default_folder(options: Options) -> str:
     return os.path.join('work_dirs', os.path.splitext(os.path.basename(options.config))[0])
 
 
-def _training_folder(options: Options, config: Config, resume: bool) -> str:
-    """A folder that no earlier run has written to, or the latest run's to go on with.
+class _Start(NamedTuple):
+    """How a training starts.
+
+    Attributes:
+        folder: To write to.
+        checkpoint: To load; None for a start from scratch.
+        resume: Whether to go on from the checkpoint, or only to take its weights.
+        remarks: For the log.
+    """
+    folder: str
+    checkpoint: Optional[str]
+    resume: bool
+    remarks: List[str]
+
+
+def _decide_start(options: Options, config: Config) -> _Start:
+    """Start afresh, or go on as ``--resume`` says; what torchrun starts again goes on by itself."""
+    restarted = resume.is_restarted()
+    folder = _training_folder(options, config, restarted)
+    remarks: List[str] = []
+    if restarted or options.resume == 'auto':
+        path, damaged = resume.newest_whole(folder)
+        if path is not None:
+            return _Start(folder, path, True, [f'{one}: the run goes on from {path}' for one in damaged])
+        remarks = [f'There is no checkpoint in {folder} to go on from yet: the run starts']
+    if options.resume in (None, 'auto'):
+        return _Start(folder, config.get('load_from'), False, remarks)
+    damage = None if '://' in options.resume else resume.damage(_existing_file(options.resume))
+    if damage is not None:
+        raise SetupError(f'{options.resume} is not whole ({damage}). --resume without a name goes on from the newest '
+                         'checkpoint that is')
+    return _Start(folder, options.resume, True, remarks)
+
+
+def _training_folder(options: Options, config: Config, restarted: bool) -> str:
+    """A folder that no earlier run has written to, or the run's to go on with.
 
     ``work_dirs/NAME``, else ``NAME-2``, ``NAME-3``...; a folder that was asked for by name is taken or refused.
     """
     asked = options.work_dir or config.get('work_dir')
     base = asked or _default_folder(options)
-    if resume:
+    if options.resume is not None:
         return base if asked else _latest(base)
-    if not _has_content(base):
-        return base
-    if asked:
-        raise SetupError(f'{base} holds an earlier run, and a new one overwrites nothing. Go on with it by --resume, '
-                         'or name another --work-dir')
-    number = 2
-    while _has_content(f'{base}-{number}'):
+    folder, number = base, 1
+    while _has_content(folder) and not (restarted and (asked or resume.is_ours(folder))):
+        if asked:
+            raise SetupError(f'{base} holds an earlier run, and a new one overwrites nothing. Go on with it by '
+                             '--resume, or name another --work-dir')
         number += 1
-    return f'{base}-{number}'
+        folder = f'{base}-{number}'
+    resume.sign(folder)
+    return folder
 
 
 def _has_content(folder: str) -> bool:

@@ -1,5 +1,9 @@
 """Hooks of MMEngine's runner."""
+from .checkpoint import CheckpointHook
 from .checks import CheckSetupHook
+from .interrupt import InterruptHook
 from .layout import ChannelsLastHook
+from .loss_guard import LossGuardHook
+from .resume import ResumeHook
 
-__all__ = ['ChannelsLastHook', 'CheckSetupHook']
+__all__ = ['ChannelsLastHook', 'CheckSetupHook', 'CheckpointHook', 'InterruptHook', 'LossGuardHook', 'ResumeHook']

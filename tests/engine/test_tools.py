@@ -1,10 +1,9 @@
 """Train, resume, evaluate, and what is said when something is wrong."""
-import json
 import pickle
 
 import pytest
 import torch
-from tool_runs import ROOT, SHAPES, on_shapes, parse, run
+from tool_runs import ROOT, SHAPES, on_shapes, parse, run, scalars
 
 from gfl_plugin import engine
 from gfl_plugin.compat.checkpoints import UnsafeCheckpointError
@@ -17,13 +16,6 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp('trained')
     engine.train(on_shapes('train', folder / 'data', '--work-dir', str(folder / 'run')))
     return folder
-
-
-def scalars(work_dir):
-    """The logged scalars of all runs in a work_dir, by step."""
-    lines = [json.loads(line) for file in sorted(work_dir.glob('*/vis_data/scalars.json'))
-             for line in file.read_text().splitlines()]
-    return {line['step']: line for line in lines if 'loss' in line}
 
 
 def test_a_run_leaves_checkpoints_logs_and_curves(trained):

@@ -1,0 +1,102 @@
+"""Which checkpoint a run goes on from, and in which folder."""
+import os
+import pickle
+import re
+import socket
+import zipfile
+from typing import List, NamedTuple, Optional
+
+from ..compat import checkpoints
+from ..errors import SetupError
+
+LAUNCH = '.launch'  # in a run's folder: the torchrun that started it, to be known again by what that restarts
+
+
+class Resumable(NamedTuple):
+    """Attributes:
+        path: The checkpoint to go on from; None where there is none yet.
+        damaged: A sentence for each newer one that is not whole.
+    """
+    path: Optional[str]
+    damaged: List[str]
+
+
+def newest_whole(folder: str) -> Resumable:
+    """The checkpoint that a run in ``folder`` goes on from: the last one, or the one before if that is damaged.
+
+    Raises:
+        SetupError: There are checkpoints, and none is whole.
+        UnsafeCheckpointError: One that would be used holds more than data.
+    """
+    damaged = []
+    for path in _candidates(folder):
+        reason = damage(path)
+        if reason is None:
+            return Resumable(path, damaged)
+        damaged.append(f'{path} is not whole ({reason})')
+    if damaged:
+        raise SetupError(f'There is no checkpoint to resume from: {"; ".join(damaged)}. To start afresh name another '
+                         '--work-dir')
+    return Resumable(None, [])
+
+
+def damage(path: str) -> Optional[str]:
+    """What is wrong with a checkpoint, or None if it reads back whole: every byte is there and is what was written."""
+    try:
+        with open(path, 'rb') as file:
+            start = file.read(2)
+        if start[:1] == b'\x80':  # a bare pickle, of PyTorch < 1.6, has no checksums: it has to be loaded to be known
+            return None if isinstance(checkpoints.load_file(path, map_location='cpu'), dict) else 'not a checkpoint'
+        if start != b'PK':
+            return 'not a checkpoint' if start else 'empty'
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+        return broken and f'the checksum of {broken} is wrong'
+    except checkpoints.UnsafeCheckpointError:
+        raise
+    except (OSError, EOFError, RuntimeError, ValueError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
+        return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def _candidates(folder: str) -> List[str]:
+    """The checkpoints of a run, the one that ``last_checkpoint`` names first, then from new to old."""
+    named = None
+    with_name = os.path.join(folder, 'last_checkpoint')
+    if os.path.isfile(with_name):
+        with open(with_name, errors='replace') as file:
+            named = file.read().strip()
+        if not os.path.isfile(named):  # the folder has moved since
+            named = os.path.join(folder, os.path.basename(named))
+    place = os.path.dirname(named) if named else folder
+    entries = [entry for entry in (os.scandir(place) if os.path.isdir(place) else ()) if entry.is_file()
+               and re.fullmatch(r'(?!best_|\.).*\d\.pth|interrupted\.pth', entry.name)]
+    others = [entry.path for entry in sorted(entries, key=lambda entry: -entry.stat().st_mtime_ns)]
+    pointed = [named] if named and os.path.isfile(named) else []
+    return pointed + [path for path in others if path not in pointed]
+
+
+def is_restarted() -> bool:
+    """Whether torchrun has started this process again after a failure (``--max-restarts``)."""
+    return int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)) > 0
+
+
+def sign(folder: str) -> None:
+    """Note in a new run's folder which torchrun it belongs to."""
+    if 'TORCHELASTIC_RUN_ID' in os.environ:
+        os.makedirs(folder, exist_ok=True)
+        with open(os.path.join(folder, LAUNCH), 'w') as file:
+            file.write(_launch())
+
+
+def is_ours(folder: str) -> bool:
+    """Whether the torchrun that started this process has started the run in ``folder`` before."""
+    try:
+        with open(os.path.join(folder, LAUNCH)) as file:
+            return file.read() == _launch()
+    except OSError:
+        return False
+
+
+def _launch() -> str:
+    # The agent of torchrun is the parent of all processes that it starts, and outlives them.
+    return f'{socket.gethostname()} {os.getppid()} {os.environ.get("TORCHELASTIC_RUN_ID")}'

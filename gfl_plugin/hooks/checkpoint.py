@@ -1,0 +1,175 @@
+"""Checkpoints that survive whatever happens while they are written."""
+import contextlib
+import os
+from typing import Dict, Iterator, List, Optional
+
+import torch
+from mmengine.dist import is_main_process
+from mmengine.fileio import LocalBackend
+from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
+from mmengine.runner import Runner
+
+from .. import files
+from ..errors import RunError
+from ..registry import HOOKS
+
+INTERRUPTED = 'interrupted.pth'
+
+
+@HOOKS.register_module()
+class CheckpointHook(MMEngineCheckpointHook):
+    """MMEngine's CheckpointHook, with its options, for runs that may be killed at any instant.
+
+    Unlike MMEngine's, which removes the oldest checkpoint and then writes the newest in place, this one writes a
+    temporary file, flushes it to disk, renames it, points to it (``last_checkpoint``), and only then removes the
+    oldest; so does it for the best. Weights that are not finite are not saved, for they would push out good ones.
+    Checkpoints in object stores, which are written whole anyway, are left to MMEngine.
+
+    Raises:
+        RunError: A checkpoint cannot be written. The ones before it are as they were.
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        self._forget_strangers(runner)
+        super().before_train(runner)
+        if is_main_process() and self._is_local() and files.remove_leftovers(self.out_dir):
+            runner.logger.info(f'What a killed run had not finished writing to {self.out_dir} was removed')
+
+    def save_interrupted(self, runner: Runner) -> None:
+        """Save a run after an iteration that nothing else may save; the next regular checkpoint removes it."""
+        if self._is_finite(runner):
+            self._save(runner, INTERRUPTED, dict(epoch=runner.epoch, iter=runner.iter + 1))
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
+        if not self._is_finite(runner):
+            return
+        outdated = self._keep(runner, step)
+        self._save(runner, self.filename_tmpl.format(step), meta)
+        if is_main_process():
+            for path in (*outdated, self._path(INTERRUPTED)):
+                self._remove(path)
+
+    def _keep(self, runner: Runner, step: int) -> List[str]:
+        """Note a step as one to keep.
+
+        Returns:
+            The checkpoints that are too many once this one is there.
+        """
+        if self.max_keep_ckpts <= 0 or (self.keep_ckpt_ids and self.keep_ckpt_ids[-1] == step):
+            return []
+        kept = [*(other for other in self.keep_ckpt_ids if other != step), step]
+        self.keep_ckpt_ids.extend(kept)  # a deque that lets go of the oldest
+        # With the outdated: should the run be killed before it removes them, the resumed run does (before_train).
+        runner.message_hub.update_info('keep_ckpt_ids', kept)
+        return [self._path(self.filename_tmpl.format(other)) for other in kept[:-self.max_keep_ckpts]]
+
+    def _save(self, runner: Runner, name: str, meta: dict) -> None:
+        self.last_ckpt = self._path(name)
+        runner.message_hub.update_info('last_ckpt', self.last_ckpt)
+        with self._writing_whole_files(runner):
+            runner.save_checkpoint(self.out_dir, name, self.file_client_args, save_optimizer=self.save_optimizer,
+                                   save_param_scheduler=self.save_param_scheduler, meta=meta, by_epoch=self.by_epoch,
+                                   backend_args=self.backend_args, **self.args)
+        if is_main_process():
+            files.write_text(os.path.join(runner.work_dir, 'last_checkpoint'), self.last_ckpt)
+
+    def _save_best_checkpoint(self, runner: Runner, metrics: Dict[str, float]) -> None:
+        if not self.save_best or not self._is_finite(runner):
+            return
+        backend = self.file_backend
+        self.file_backend = removals = _NotedRemovals(backend)
+        try:
+            with self._writing_whole_files(runner):
+                super()._save_best_checkpoint(runner, metrics)
+        finally:
+            self.file_backend = backend
+        for path in removals.paths:  # by the main process alone: the others noted none
+            if path not in self._best(runner).values():
+                self._remove(path)
+
+    @contextlib.contextmanager
+    def _writing_whole_files(self, runner: Runner) -> Iterator[None]:
+        """Within it, the runner's own ``save_checkpoint`` writes files that are there whole or not at all."""
+        if 'save_checkpoint' in vars(runner) or not self._is_local():
+            yield
+            return
+        save = runner.save_checkpoint
+
+        def save_whole(out_dir: str, filename: str, *args, **kwargs) -> None:
+            if not is_main_process():
+                return
+            with self._explaining(filename), files.replacing(os.path.join(out_dir, filename)) as temporary:
+                save(out_dir, os.path.basename(temporary), *args, **kwargs)
+
+        runner.save_checkpoint = save_whole
+        try:
+            yield
+        finally:
+            del runner.save_checkpoint
+
+    @contextlib.contextmanager
+    def _explaining(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            advice = 'Free some space' if files.is_out_of_space(error) else 'Mend that'
+            raise RunError(f'The checkpoint {self._path(name)} cannot be written ({error.strerror}). The ones before '
+                           f'it are as they were. {advice} and go on by --resume') from error
+
+    def _forget_strangers(self, runner: Runner) -> None:
+        """Let a checkpoint say by name, not by path, which files were its run's: it might have come from a stranger.
+
+        They are files to be removed, in time. A run that has moved to another folder finds its own again this way.
+        """
+        info = runner.message_hub.runtime_info
+        out_dir = str(self.out_dir or runner.work_dir)
+        if self.out_dir is not None and str(self.out_dir) != runner.work_dir:  # as MMEngine will have it
+            out_dir = os.path.join(out_dir, os.path.basename(runner.work_dir.rstrip(os.sep)))
+        if 'keep_ckpt_ids' in info:
+            info['keep_ckpt_ids'] = [step for step in info['keep_ckpt_ids'] if isinstance(step, int)]
+        for key, path in self._best(runner).items():
+            name = os.path.basename(path.rstrip('/')) if isinstance(path, str) else ''
+            if name.startswith('best_'):
+                info[key] = os.path.join(out_dir, name)
+            else:
+                info.pop(key)
+
+    @staticmethod
+    def _best(runner: Runner) -> Dict[str, str]:
+        """The best checkpoints so far, by the key of the message hub that names them."""
+        return {key: path for key, path in runner.message_hub.runtime_info.items() if key.startswith('best_ckpt')}
+
+    @staticmethod
+    def _is_finite(runner: Runner) -> bool:
+        broken: Optional[str] = next((name for name, parameter in runner.model.named_parameters()
+                                      if not torch.isfinite(parameter).all()), None)
+        if broken is not None:
+            runner.logger.warning(f'No checkpoint is saved at iteration {runner.iter + 1}: {broken} is not finite')
+        return broken is None
+
+    def _is_local(self) -> bool:
+        return isinstance(getattr(self.file_backend, 'client', self.file_backend), LocalBackend)
+
+    def _path(self, name: str) -> str:
+        return self.file_backend.join_path(self.out_dir, name)
+
+    def _remove(self, path: str) -> None:
+        if self.file_backend.isfile(path):
+            self.file_backend.remove(path)
+        elif self.file_backend.isdir(path):  # DeepSpeed's are folders
+            self.file_backend.rmtree(path)
+
+
+class _NotedRemovals:
+    """A storage backend that removes nothing yet."""
+
+    def __init__(self, backend) -> None:
+        self.backend, self.paths = backend, []
+
+    def __getattr__(self, name: str):
+        return getattr(self.backend, name)
+
+    def remove(self, path: str) -> None:
+        self.paths.append(path)
+
+    rmtree = remove

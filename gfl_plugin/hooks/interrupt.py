@@ -1,0 +1,97 @@
+"""A run that is asked to end saves itself first."""
+import functools
+import signal
+import threading
+import time
+from typing import Callable, Dict, Optional
+
+import torch
+from mmengine.dist import is_distributed
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from ..errors import Interrupted
+from ..registry import HOOKS
+from .checkpoint import CheckpointHook
+
+ECHO = 2.0  # seconds within which a launcher repeats a signal that its processes have had already
+
+
+@HOOKS.register_module()
+class InterruptHook(Hook):
+    """On SIGTERM or SIGINT finish the iteration, save the run by :class:`CheckpointHook`, end it.
+
+    All ranks end at the same iteration, whichever of them got the signal. A signal during validation waits for its
+    end. A second SIGINT stops at once.
+
+    Raises:
+        Interrupted: The run was asked to end, and is saved. ``tools/train.py`` exits with its status.
+    """
+    priority = 'LOWEST'
+
+    def __init__(self) -> None:
+        self._received: Optional[int] = None
+        self._since = 0.0
+        self._handlers: Dict[int, object] = {}
+        self._group = None
+
+    def before_train(self, runner: Runner) -> None:
+        if is_distributed():  # a group on the CPU: to ask the others must not wait for the device
+            self._group = torch.distributed.new_group(backend='gloo')
+        if threading.current_thread() is threading.main_thread():  # Python lets no other set handlers
+            self._handlers = {number: signal.signal(number, self._receive)
+                              for number in (signal.SIGTERM, signal.SIGINT)}
+        loader = runner.train_dataloader
+        loader.worker_init_fn = functools.partial(_outlast_a_signal, loader.worker_init_fn)
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        name = self._agreed()
+        if name is None:
+            return
+        runner.logger.warning(f'{name}: the run is saved and ends')
+        saving = next((hook for hook in runner.hooks if isinstance(hook, CheckpointHook)), None)
+        if saving is not None:
+            saving.save_interrupted(runner)
+        runner.visualizer.close()
+        if self._group is not None:  # the first to exit makes a launcher end the others, and rank 0 may be saving
+            torch.distributed.barrier(self._group)
+        self.restore()
+        raise Interrupted(f'{name} ended the run after iteration {runner.iter + 1} of {runner.max_iters}; '
+                          f'{"it is saved: " if saving else "nothing saves it, but "}--resume goes on from '
+                          f'{saving.last_ckpt if saving else "the last checkpoint"}')
+
+    def after_train(self, runner: Runner) -> None:
+        self.restore()
+
+    def restore(self) -> None:
+        """Let signals do what they did before the training."""
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers = {}
+
+    def _receive(self, number: int, frame) -> None:
+        # Only a note: the interpreter may be anywhere, in the midst of a step or of writing a file.
+        if self._received is None:
+            self._received, self._since = number, time.monotonic()
+        elif number == signal.SIGINT and time.monotonic() - self._since > ECHO:
+            raise KeyboardInterrupt
+
+    def _agreed(self) -> Optional[str]:
+        """The name of the signal that any rank has received."""
+        received = self._received or 0
+        if self._group is not None:
+            shared = torch.tensor(received)
+            torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX, group=self._group)
+            received = int(shared)
+        return signal.Signals(received).name if received else None
+
+
+def _outlast_a_signal(initialize: Optional[Callable[[int], None]], worker: int) -> None:
+    """Set up a process that loads data: a signal to all processes of a job must not take the data from the iteration.
+
+    The first SIGTERM alone is ignored: PyTorch and Python end workers that do not end by themselves by it, too.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
+    if initialize is not None:
+        initialize(worker)

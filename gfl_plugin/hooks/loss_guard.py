@@ -1,0 +1,71 @@
+"""A run whose loss is not finite ends, with what is known of it, before it costs a night."""
+import math
+import os
+from typing import Dict, List, Optional
+
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from ..errors import RunError
+from ..registry import HOOKS
+
+
+@HOOKS.register_module()
+class LossGuardHook(Hook):
+    """Stop when the loss has not been finite for some iterations in a row; count the steps that AMP skips.
+
+    Mixed precision skips a step whose gradient overflows and lowers its scale, which heals itself; the log counts them,
+    and so does ``skipped_steps`` of the message hub. :class:`CheckpointHook` saves no weights that are not finite, so
+    the last checkpoint is from before.
+
+    Args:
+        patience: Iterations in a row.
+
+    Raises:
+        RunError: So it is. The message has the first of these iterations, its images, losses, learning rate and, where
+            ``clip_grad`` measures it, gradient norm.
+    """
+
+    def __init__(self, patience: int = 10) -> None:
+        if patience < 1:
+            raise ValueError(f'patience must be at least 1, not {patience}')
+        self.patience = patience
+        self._reports: List[str] = []  # of the iterations since the loss was finite
+        self._scale: Optional[float] = None
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        self._count_skipped(runner)
+        losses = {name: value.detach().item() for name, value in (outputs or {}).items() if 'loss' in name}
+        if all(map(math.isfinite, losses.values())):
+            self._reports.clear()
+            return
+        self._reports.append(_report(runner, data_batch, losses))
+        if len(self._reports) == 1:
+            runner.logger.warning(f'The loss is not finite in {self._reports[0]}')
+        if len(self._reports) >= self.patience:
+            raise RunError(f'The loss has not been finite for {self.patience} iterations in a row, the first of which '
+                           f'is {self._reports[0]}. The last checkpoint is from before. A lower learning rate, a '
+                           'longer warm-up, optim_wrapper.clip_grad or a look at these images may help')
+
+    def _count_skipped(self, runner: Runner) -> None:
+        scaler = getattr(runner.optim_wrapper, 'loss_scaler', None)
+        if scaler is None:
+            return
+        before, self._scale = self._scale, scaler.get_scale()
+        if before is not None and self._scale < before:  # it is lowered after a skipped step, and only then
+            skipped = runner.message_hub.runtime_info.get('skipped_steps', 0) + 1
+            runner.message_hub.update_info('skipped_steps', skipped)
+            runner.logger.warning(f'The gradient overflowed in iteration {runner.iter + 1}: mixed precision skipped '
+                                  f'the step, the {skipped}. of this run, and lowered its scale to {self._scale:g}')
+
+
+def _report(runner: Runner, data_batch, losses: Dict[str, float]) -> str:
+    """What is known of an iteration."""
+    samples = data_batch.get('data_samples', ()) if isinstance(data_batch, dict) else ()
+    images = [os.path.basename(str(sample.metainfo.get('img_path', 'unnamed'))) for sample in samples]
+    values = ', '.join(f'{name} {loss:g}' for name, loss in losses.items())
+    rates = ', '.join(f'{rates[0]:g}' for name, rates in runner.optim_wrapper.get_lr().items() if 'base_lr' not in name)
+    norms = runner.message_hub.log_scalars.get('train/grad_norm')
+    norm = f'{norms.current():g}' if norms is not None else 'not measured'
+    return (f'iteration {runner.iter + 1} ({values}; images {", ".join(images) or "unknown"}; learning rate {rates}; '
+            f'gradient norm {norm})')

@@ -1,0 +1,59 @@
+"""Several ranks, one of which dies: the others end, torchrun starts all again, and the run goes on by itself."""
+import os
+import re
+import time
+
+import pytest
+import torch
+from faults import config_with
+from tool_runs import log, on_ranks, scalars
+
+from gfl_plugin.engine import resume
+
+pytestmark = pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason='needs gloo')
+SETTINGS = ['train_dataloader.batch_size=2', 'train_cfg.val_begin=99']
+
+
+def test_a_rank_that_dies_is_started_again_and_the_run_goes_on(tmp_path):
+    """In the folder that this run chose by itself, beside an earlier one's, and from its own last checkpoint."""
+    earlier = tmp_path / 'work_dirs/gfl_r18_fpn_shapes'
+    earlier.mkdir(parents=True)
+    (earlier / 'last_checkpoint').write_text('nothing of ours')
+    config = config_with(tmp_path, iteration=6, rank=1, file=str(tmp_path / 'died'))
+    done = on_ranks(2, tmp_path / 'data', settings=SETTINGS, config=config, cwd=tmp_path, MAX_RESTARTS='1')
+    assert done.returncode == 0, done.stderr[-3000:]
+    run = tmp_path / 'work_dirs/gfl_r18_fpn_shapes-2'
+    assert (tmp_path / 'died').exists() and os.listdir(earlier) == ['last_checkpoint'], 'the earlier is as it was'
+    assert f'Load checkpoint from {os.path.join("work_dirs", run.name, "epoch_1.pth")}' in log(run), log(run)[-3000:]
+    assert sorted(scalars(run)) == list(range(1, 9)) and (run / 'epoch_2.pth').exists(), 'it should have been finished'
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize('rank', [0, 1])
+def test_a_rank_that_dies_ends_the_others_within_a_minute(rank, tmp_path):
+    config = config_with(tmp_path, iteration=6, rank=rank, file=str(tmp_path / 'died'))
+    done = on_ranks(2, tmp_path / 'data', '--work-dir', str(tmp_path / 'run'), settings=SETTINGS, config=config,
+                    MAX_RESTARTS='0')
+    seconds = time.time() - float((tmp_path / 'died').read_text())
+    assert done.returncode != 0 and seconds < 60, f'{seconds:.0f} s'
+
+
+@pytest.mark.soak
+def test_a_signal_to_one_rank_ends_all_at_one_iteration(tmp_path):
+    arguments = 2, tmp_path / 'data', '--work-dir', str(tmp_path / 'run')
+    config = config_with(tmp_path, iteration=6, rank=1, fault='SIGTERM')
+    done = on_ranks(*arguments, settings=SETTINGS, config=config, MAX_RESTARTS='0')
+    assert re.search(r'exitcode *: 75', done.stderr), done.stderr[-3000:]
+    assert torch.load(tmp_path / 'run/interrupted.pth', weights_only=True)['meta']['iter'] == 6
+    assert on_ranks(*arguments, '--resume', settings=SETTINGS).returncode == 0
+    assert sorted(scalars(tmp_path / 'run')) == list(range(1, 9))
+
+
+def test_whose_run_a_folder_holds(tmp_path, monkeypatch):
+    resume.sign(str(tmp_path))
+    assert not resume.is_ours(str(tmp_path)), 'without torchrun nothing is started again'
+    monkeypatch.setenv('TORCHELASTIC_RUN_ID', 'none')
+    resume.sign(str(tmp_path))
+    assert resume.is_ours(str(tmp_path))
+    monkeypatch.setattr(os, 'getppid', lambda: 1)
+    assert not resume.is_ours(str(tmp_path)), "another torchrun's"

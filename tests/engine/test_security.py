@@ -1,0 +1,148 @@
+"""A checkpoint from a stranger runs nothing, by whichever door it comes in and wherever in it the code hides."""
+import contextlib
+import os
+import pickle
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.logging import HistoryBuffer
+from tool_runs import on_shapes
+
+from gfl_plugin import engine
+from gfl_plugin.compat.checkpoints import UnsafeCheckpointError
+
+QUICK = ['train_cfg.max_epochs=2', 'train_cfg.val_begin=99', 'train_dataloader.dataset.num_images=4']
+
+
+class Call:
+    """Pickles as a call of a function, or of what another call gives."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+    def __call__(self):
+        """The pickler asks whether it is callable."""
+
+
+class Restored:
+    """Pickles as an object whose state is more than data."""
+
+    def __init__(self, state):
+        self.state = state
+
+    def __reduce__(self):
+        return Restored, (None, ), self.state
+
+    def __setstate__(self, state):
+        os.system(state)
+
+
+def chain(code):
+    """``eval`` by attributes alone, from a class that checkpoints may name."""
+    names = Call(getattr, HistoryBuffer.mean, '__globals__')
+    builtins = Call(Call(getattr, names, 'get'), '__builtins__')
+    return Call(Call(Call(getattr, builtins, 'get'), 'eval'), code)
+
+
+def hostile(kind, content, witness, path):
+    """Write a checkpoint that leaves a witness if anything in it is run."""
+    touch, python = f'touch {witness}', f'open({str(witness)!r}, "w").close()'
+    if kind == 'config_text':  # which MMEngine's runner executes, to look for the GPUs of a run of MMCV 1
+        content['meta'].update(config=python, cfg=python)
+    elif kind == 'system_in_meta':
+        content['meta']['time'] = Call(os.system, touch)
+    elif kind == 'popen_in_state_dict':
+        content['state_dict']['backbone.conv1.weight'] = Call(subprocess.Popen, ['touch', str(witness)])
+    elif kind == 'eval_in_optimizer':
+        content['optimizer']['state'][0] = Call(eval, python)
+    elif kind == 'exec_in_message_hub':
+        content['message_hub']['runtime_info']['epoch'] = Call(exec, python)
+    elif kind == 'getattr_chain':
+        content['message_hub']['log_scalars']['train/loss'] = chain(python)
+    elif kind == 'array_of_objects':
+        content['meta']['seed'] = np.array([Call(os.system, touch)], dtype=object)
+    elif kind == 'state_of_an_object':
+        content['meta']['epoch'] = Restored(touch)
+    elif kind in ('legacy_format', 'bare_pickle'):
+        content['meta']['time'] = Call(os.system, touch)
+    if kind == 'bare_pickle':
+        path.write_bytes(pickle.dumps(content['meta']))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=kind != 'legacy_format')
+
+
+KINDS = ('config_text', 'system_in_meta', 'popen_in_state_dict', 'eval_in_optimizer', 'exec_in_message_hub',
+         'getattr_chain', 'array_of_objects', 'state_of_an_object', 'legacy_format', 'bare_pickle')
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('trained')
+    engine.train(on_shapes('train', folder / 'data', '--work-dir', str(folder / 'run'),
+                           settings=[*QUICK, 'train_cfg.max_epochs=1']))
+    return folder
+
+
+def resume(data, path, work_dir):
+    engine.train(on_shapes('train', data, '--resume', str(path), '--work-dir', work_dir, settings=QUICK))
+
+
+def resume_what_the_folder_names(data, path, work_dir):
+    os.makedirs(work_dir)
+    shutil.copy(path, os.path.join(work_dir, 'epoch_1.pth'))
+    with open(os.path.join(work_dir, 'last_checkpoint'), 'w') as file:
+        file.write(os.path.join(work_dir, 'epoch_1.pth'))
+    engine.train(on_shapes('train', data, '--resume', '--work-dir', work_dir, settings=QUICK))
+
+
+def load_from(data, path, work_dir):
+    engine.train(on_shapes('train', data, '--work-dir', work_dir, settings=[*QUICK, f'load_from={path}']))
+
+
+def pretrained(data, path, work_dir):
+    settings = [f'model.backbone.init_cfg.{option}' for option in ('type=Pretrained', f'checkpoint={path}')]
+    engine.train(on_shapes('train', data, '--work-dir', work_dir, settings=[*QUICK, *settings]))
+
+
+def evaluate(data, path, work_dir):
+    engine.test(on_shapes('test', data, str(path), '--work-dir', work_dir, settings=QUICK))
+
+
+DOORS = (resume, resume_what_the_folder_names, load_from, pretrained, evaluate)
+# Each kind by one door, and each door with two kinds; the others take a minute.
+ALL = [pytest.param(door, kind, marks=() if door is resume or kind in KINDS[:2] else pytest.mark.soak)
+       for kind in KINDS for door in DOORS]
+
+
+@pytest.mark.parametrize('enter, kind', ALL)
+def test_nothing_in_a_checkpoint_is_run(enter, kind, trained, tmp_path):
+    content = torch.load(trained / 'run' / 'epoch_1.pth', weights_only=True)
+    hostile(kind, content, tmp_path / 'witness', tmp_path / 'stranger.pth')
+    # Text is data, which nothing executes any more.
+    refused = contextlib.nullcontext() if kind == 'config_text' else pytest.raises(UnsafeCheckpointError)
+    with refused:
+        enter(trained / 'data', tmp_path / 'stranger.pth', str(tmp_path / 'work'))
+    assert not (tmp_path / 'witness').exists(), f'{kind} was run'
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_the_attacks_are_real(kind, trained, tmp_path):
+    """Where pickles are trusted each of them does what it is for."""
+    content = torch.load(trained / 'run' / 'epoch_1.pth', weights_only=True)
+    hostile(kind, content, tmp_path / 'witness', tmp_path / 'stranger.pth')
+    if kind == 'bare_pickle':
+        pickle.loads((tmp_path / 'stranger.pth').read_bytes())
+    else:
+        content = torch.load(tmp_path / 'stranger.pth', weights_only=False)
+    if kind == 'config_text':
+        Config.fromstring(content['meta']['config'], file_format='.py')
+    if kind == 'popen_in_state_dict':
+        content['state_dict']['backbone.conv1.weight'].wait()
+    assert (tmp_path / 'witness').exists()

@@ -1,0 +1,42 @@
+"""What may happen to a run, as a hook in a config that a test writes (:func:`config_with`)."""
+import os
+import signal
+import time
+from pathlib import Path
+
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from tool_runs import SHAPES
+
+
+@HOOKS.register_module()
+class FaultHook(Hook):
+    """Happen once, in an iteration (of 1, 2, ...) of a rank, unless torchrun has started the process again.
+
+    Args:
+        fault: ``'die'`` (SIGKILL) or ``'hang'``, or a signal's name.
+        file: Where to write the time in seconds at which it happened.
+    """
+    priority = 'VERY_HIGH'
+
+    def __init__(self, iteration, fault='die', rank=0, file=None):
+        self.iteration, self.fault, self.rank, self.file = iteration, fault, rank, file
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        again = int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)) > 0
+        if again or runner.iter + 1 != self.iteration or runner.rank != self.rank:
+            return
+        if self.file:
+            with open(self.file, 'w') as file:
+                file.write(str(time.time()))
+        if self.fault == 'hang':
+            time.sleep(3600)
+        os.kill(os.getpid(), signal.SIGKILL if self.fault == 'die' else getattr(signal, self.fault))
+
+
+def config_with(folder: Path, **fault) -> str:
+    """A config of the shapes, of the same name, with such a hook."""
+    file = folder / Path(SHAPES).name
+    file.write_text(f"_base_ = {SHAPES!r}\ncustom_imports = dict(imports=['gfl_plugin', 'faults'])\n"
+                    f"default_hooks = dict(fault=dict(type='FaultHook', **{fault!r}))\n")
+    return str(file)

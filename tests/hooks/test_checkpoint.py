@@ -1,0 +1,222 @@
+"""Whatever happens while a checkpoint is written, there is a whole one, and it is the one to go on from."""
+import contextlib
+import errno
+import itertools
+import os
+import subprocess
+import sys
+from unittest import mock
+
+import pytest
+import torch
+from mmengine.fileio import LocalBackend
+from tool_runs import ROOT, SHAPES, SMALL, log, on_shapes
+
+from gfl_plugin import engine, files
+from gfl_plugin.engine.resume import damage, newest_whole
+from gfl_plugin.errors import RunError, SetupError
+
+ONE = ['default_hooks.checkpoint.max_keep_ckpts=1', 'train_cfg.val_begin=99']
+
+
+class Killed(BaseException):
+    """In place of SIGKILL, at an instant of our choice."""
+
+
+@contextlib.contextmanager
+def killed_at(instant: int):
+    """Let what changes the disk do so ``instant`` times, and nothing after, as if the process were gone."""
+    count = itertools.count()
+
+    def until_then(change):
+        def changed(*arguments, **kwargs):
+            if next(count) >= instant:
+                raise Killed
+            return change(*arguments, **kwargs)
+        return changed
+
+    def half(backend, content, path):
+        with open(path, 'wb') as file:
+            file.write(content[:len(content) // 2])
+        if next(count) >= instant:
+            raise Killed
+        with open(path, 'wb') as file:
+            file.write(content)
+
+    with mock.patch.object(LocalBackend, 'put', half), contextlib.ExitStack() as stack:
+        for name in ('replace', 'fsync', 'remove'):
+            stack.enter_context(mock.patch.object(os, name, until_then(getattr(os, name))))
+        yield count
+
+
+def last(folder):
+    return os.path.basename((folder / 'last_checkpoint').read_text())
+
+
+def checkpoints(folder):
+    return sorted(file.name for file in folder.glob('*.pth'))
+
+
+def test_a_kill_at_any_instant_of_a_save_loses_one_interval_at_most(tmp_path):
+    """With max_keep_ckpts=1: each run is resumed, killed one change of the disk later in its first save, and so on."""
+    run = tmp_path / 'run'
+    arguments = 'train', tmp_path / 'data', '--work-dir', str(run), '--resume'
+    done, instant, reached = 0, 0, []
+    while True:
+        with killed_at(instant) as count, contextlib.suppress(Killed):
+            engine.train(on_shapes(*arguments, settings=[*ONE, f'train_cfg.max_epochs={done + 1}']))
+        found = newest_whole(str(run)).path
+        epoch = torch.load(found, weights_only=True)['meta']['epoch'] if found else 0
+        assert epoch in (done, done + 1), f'killed at change {instant}, the run should go on from epoch {done} or later'
+        assert checkpoints(run) or not done, 'there should always be a checkpoint'
+        reached.append(epoch - done)
+        if next(count) <= instant:  # nothing was left to be killed
+            break
+        done, instant = epoch, instant + 1
+    assert instant > 6 and 0 < sum(reached) < len(reached), f'kills should have come before and after: {reached}'
+    assert checkpoints(run) == [f'epoch_{epoch}.pth'] and last(run) == f'epoch_{epoch}.pth', 'one should be kept'
+    assert not list(run.glob('.*.writing')), 'what was half written should be gone'
+
+
+def test_leftovers_are_removed_at_the_start(tmp_path):
+    run = tmp_path / 'run'
+    run.mkdir()
+    (run / '.epoch_7.pth.writing').write_bytes(b'half')
+    engine.train(on_shapes('train', tmp_path / 'data', '--work-dir', str(run), '--resume',
+                           settings=['train_cfg.max_epochs=1']))
+    assert not (run / '.epoch_7.pth.writing').exists() and 'not finished writing' in log(run)
+
+
+@pytest.mark.parametrize('spoil', ['truncate', 'flip', 'empty', 'text'])
+def test_a_damaged_checkpoint_is_not_resumed_from(spoil, tmp_path):
+    run = tmp_path / 'run'
+    arguments = 'train', tmp_path / 'data', '--work-dir', str(run)
+    engine.train(on_shapes(*arguments))
+    path = run / 'epoch_2.pth'
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes({'truncate': content[:-1000], 'flip': content, 'empty': b'', 'text': b'oops'}[spoil])
+    with pytest.raises(SetupError, match=r'epoch_2\.pth is not whole'):
+        engine.train(on_shapes(*arguments, '--resume', str(path)))
+    runner = engine.train(on_shapes(*arguments, '--resume'))
+    assert f'{path} is not whole' in log(run) and f'goes on from {run / "epoch_1.pth"}' in log(run), 'and say so'
+    assert runner.iter == 8 and damage(str(path)) is None, 'the second epoch should have been trained again'
+    for file in run.glob('epoch_*.pth'):
+        file.write_bytes(b'')
+    with pytest.raises(SetupError, match=r'no checkpoint to resume from: .*epoch_2.*epoch_1'):
+        engine.train(on_shapes(*arguments, '--resume'))
+
+
+def test_a_folder_that_has_moved_is_resumed(tmp_path):
+    arguments = 'train', tmp_path / 'data', '--work-dir'
+    engine.train(on_shapes(*arguments, str(tmp_path / 'here'), settings=['train_cfg.max_epochs=1']))
+    (tmp_path / 'here').rename(tmp_path / 'there')
+    runner = engine.train(on_shapes(*arguments, str(tmp_path / 'there'), '--resume'))
+    assert runner.iter == 8 and checkpoints(tmp_path / 'there') == ['epoch_1.pth', 'epoch_2.pth']
+
+
+def test_the_best_is_there_until_a_better_one_is(tmp_path):
+    """Each epoch is better than the one before; the third is killed while the best is saved."""
+    run, scores = tmp_path / 'run', iter([.1, .2, .3, .4])
+    arguments = 'train', tmp_path / 'data', '--work-dir', str(run)
+    settings = ['default_hooks.checkpoint.save_best=score', 'default_hooks.checkpoint.rule=greater',
+                'default_hooks.checkpoint.max_keep_ckpts=1', 'train_cfg.max_epochs=3']
+    save = torch.save
+
+    def save_or_die(content, file):
+        if content['meta']['epoch'] == 3 and 'optimizer' not in content:
+            raise Killed
+        save(content, file)
+
+    with mock.patch('mmengine.evaluator.Evaluator.evaluate', lambda self, size: dict(score=next(scores))):
+        with mock.patch('torch.save', save_or_die), pytest.raises(Killed):
+            engine.train(on_shapes(*arguments, settings=settings))
+        assert checkpoints(run) == ['best_score_epoch_2.pth', 'epoch_3.pth'], 'the second should still be there'
+        runner = engine.train(on_shapes(*arguments, '--resume', settings=[*settings, 'train_cfg.max_epochs=4']))
+    assert checkpoints(run) == ['best_score_epoch_4.pth', 'epoch_4.pth'], 'the last is the best'
+    assert runner.message_hub.get_info('best_score') == .4
+    content = torch.load(run / 'epoch_4.pth', weights_only=True)
+    assert content['message_hub']['runtime_info']['best_ckpt'] == str(run / 'best_score_epoch_4.pth')
+
+
+def test_by_iterations(tmp_path):
+    run = tmp_path / 'run'
+    settings = [f'default_hooks.checkpoint.{option}' for option in ('by_epoch=False', 'interval=3', 'max_keep_ckpts=2')]
+    arguments = 'train', tmp_path / 'data', '--work-dir', str(run)
+    engine.train(on_shapes(*arguments, settings=settings))
+    assert checkpoints(run) == ['iter_6.pth', 'iter_8.pth'] and last(run) == 'iter_8.pth'
+    (run / 'iter_8.pth').unlink()  # ... and on from within the second epoch
+    runner = engine.train(on_shapes(*arguments, '--resume', settings=[*settings, 'train_cfg.max_epochs=3']))
+    assert runner.epoch == 3 and runner.iter == 12 and last(run) == 'iter_12.pth'
+
+
+def test_a_checkpoint_names_no_files_elsewhere_to_be_removed(tmp_path):
+    """A run removes the best and the oldest checkpoint that its checkpoint names; a stranger's may name any file."""
+    run, victim = tmp_path / 'run', tmp_path / 'victim.pth'
+    arguments = 'train', tmp_path / 'data', '--work-dir', str(run)
+    settings = [*(f'default_hooks.checkpoint.{option}' for option in ('save_best=auto', 'max_keep_ckpts=1')),
+                'train_cfg.max_epochs=1']
+    engine.train(on_shapes(*arguments, settings=settings))
+    victim.write_text('precious')
+    (run / 'epoch_').mkdir()  # a step of /../../victim would go by it
+    content = torch.load(run / 'epoch_1.pth', weights_only=True)
+    content['message_hub']['runtime_info'].update(best_score=-1.0, best_ckpt=str(victim),
+                                                  keep_ckpt_ids=['/../../victim', '/../../victim', 1])
+    torch.save(content, run / 'epoch_1.pth')
+    engine.train(on_shapes(*arguments, '--resume', settings=[*settings, 'train_cfg.max_epochs=2']))
+    assert victim.read_text() == 'precious'
+
+
+# ---- a full disk ----
+
+def test_a_full_disk_leaves_the_old_checkpoint(tmp_path):
+    run = tmp_path / 'run'
+    arguments = 'train', tmp_path / 'data', '--work-dir', str(run)
+    put = LocalBackend.put
+
+    def put_once(backend, content, path):
+        if 'epoch_2' in path:
+            put(backend, content[:1000], path)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+        put(backend, content, path)
+
+    with mock.patch.object(LocalBackend, 'put', put_once), pytest.raises(RunError, match='epoch_2.pth.*--resume'):
+        engine.train(on_shapes(*arguments, settings=ONE))
+    assert checkpoints(run) == ['epoch_1.pth'] and damage(str(run / 'epoch_1.pth')) is None
+    assert not list(run.glob('.*')), 'the part that was written should not take the space that is left'
+    assert engine.train(on_shapes(*arguments, '--resume', settings=ONE)).iter == 8
+
+
+@pytest.mark.skipif(sys.platform == 'win32', reason='limits the size of files')
+def test_a_limit_on_files_is_one_paragraph(tmp_path):
+    """In a process of its own, that may write logs but nothing as large as a checkpoint."""
+    run = tmp_path / 'run'
+    command = ['bash', '-c', 'ulimit -f 100; exec "$@"', '-', sys.executable, 'tools/train.py', SHAPES, '--work-dir',
+               str(run), '--data-root', str(tmp_path / 'data'), '--cfg-options', *SMALL, 'train_cfg.max_epochs=1']
+    done = subprocess.run(command, cwd=ROOT, env=dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1'),
+                          capture_output=True, text=True)
+    assert done.returncode == 2 and 'Traceback' not in done.stderr, done.stderr[-2000:]
+    assert 'epoch_1.pth cannot be written (File too large)' in done.stderr.strip().splitlines()[-1], done.stderr[-2000:]
+    assert not checkpoints(run), 'half a checkpoint should not be there'
+
+
+def test_weights_that_are_not_finite_push_out_no_good_ones(tmp_path):
+    run = tmp_path / 'run'
+    settings = [*ONE, 'optim_wrapper.optimizer.type=SGD', 'optim_wrapper.optimizer.lr=1e38',
+                'optim_wrapper.clip_grad=None', 'param_scheduler=[]', 'default_hooks.loss_guard.patience=100']
+    arguments = 'train', tmp_path / 'data', '--work-dir', str(run)
+    engine.train(on_shapes(*arguments, settings=['train_cfg.max_epochs=1']))
+    engine.train(on_shapes('train', tmp_path / 'data', '--work-dir', str(tmp_path / 'diverged'), settings=settings))
+    assert not checkpoints(tmp_path / 'diverged') and 'is not finite' in log(tmp_path / 'diverged')
+
+
+# ---- files ----
+
+def test_replacing_a_file_that_fails_leaves_the_old_one(tmp_path):
+    path = tmp_path / 'file'
+    files.write_text(str(path), 'old')
+    with pytest.raises(ZeroDivisionError), files.replacing(str(path)) as temporary:
+        with open(temporary, 'w') as file:
+            file.write('ne')
+        raise ZeroDivisionError
+    assert path.read_text() == 'old' and list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,64 @@
+"""A loss that is not finite ends the run, or the step."""
+from types import SimpleNamespace
+
+import pytest
+import torch
+from mmengine.logging import MessageHub, MMLogger
+from tool_runs import log, on_shapes, scalars
+
+from gfl_plugin import engine
+from gfl_plugin.errors import RunError
+from gfl_plugin.hooks import LossGuardHook
+
+DIVERGES = ['optim_wrapper.optimizer.type=SGD', 'optim_wrapper.optimizer.lr=1e38', 'param_scheduler=[]',
+            'default_hooks.loss_guard.patience=3', 'default_hooks.checkpoint.interval=1']
+
+
+def test_a_run_that_diverges_ends_with_what_is_known(tmp_path):
+    """From a good checkpoint, which it keeps."""
+    run = tmp_path / 'run'
+    arguments = 'train', tmp_path / 'data', '--work-dir', str(run)
+    engine.train(on_shapes(*arguments, settings=['train_cfg.max_epochs=1']))
+    good = (run / 'epoch_1.pth').read_bytes()
+    said = r'3 iterations in a row.*iteration 2 \(loss (nan|inf).*images 0.*\.png; learning rate 1e\+38; gradient'
+    with pytest.raises(RunError, match=said):
+        engine.train(on_shapes('train', tmp_path / 'data', '--work-dir', str(tmp_path / 'other'),
+                               settings=[*DIVERGES, f'load_from={run / "epoch_1.pth"}']))
+    assert len(scalars(tmp_path / 'other')) == 3, 'two iterations more should have been given a chance, and logged'
+    assert not list((tmp_path / 'other').glob('*.pth')), 'broken weights should not be saved'
+    assert (run / 'epoch_1.pth').read_bytes() == good
+    assert log(tmp_path / 'other').count('The loss is not finite in iteration 2') == 1, 'the log should say, once'
+
+
+def runner_with(scaler=None):
+    hub = MessageHub.get_instance(f'guard_{id(object())}')
+    wrapper = SimpleNamespace(get_lr=lambda: dict(lr=[0.1]), **(dict(loss_scaler=scaler) if scaler else {}))
+    return SimpleNamespace(optim_wrapper=wrapper, message_hub=hub, iter=0, logger=MMLogger.get_instance('guard'))
+
+
+def test_iterations_in_a_row():
+    guard, runner = LossGuardHook(patience=2), runner_with()
+    for value in (float('nan'), 1.0, float('inf'), 1.0):
+        guard.after_train_iter(runner, 0, outputs=dict(loss=torch.tensor(value)))
+    guard.after_train_iter(runner, 0, outputs=dict(loss=torch.tensor(1.0), loss_cls=torch.tensor(float('nan'))))
+    with pytest.raises(RunError, match=r'2 iterations.*loss_cls nan.*images unknown.*gradient norm not measured'):
+        guard.after_train_iter(runner, 0, outputs=dict(loss=torch.tensor(float('nan'))))
+    with pytest.raises(ValueError, match='patience'):
+        LossGuardHook(patience=0)
+
+
+def test_a_step_that_overflows_is_skipped_and_counted():
+    """As AmpOptimWrapper does, by the scaler of the CPU."""
+    weight = torch.nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    scaler = torch.amp.GradScaler('cpu', init_scale=4.0)
+    guard, runner = LossGuardHook(patience=2), runner_with(scaler)
+    for factor in (1.0, float('inf'), 1.0, float('inf')):
+        before = weight.item()
+        scaler.scale(weight.sum() * factor).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+        guard.after_train_iter(runner, 0, outputs=dict(loss=torch.tensor(1.0)))
+        assert (weight.item() == before) == (factor == float('inf')), 'one bad step should be skipped, a good one taken'
+    assert runner.message_hub.get_info('skipped_steps') == 2

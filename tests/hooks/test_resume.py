@@ -1,0 +1,172 @@
+"""A run that was ended and goes on is the run that it would have been."""
+import contextlib
+import os
+import signal
+from unittest import mock
+
+import pytest
+import torch
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from tool_runs import log, on_shapes, scalars
+
+from gfl_plugin import engine
+from gfl_plugin.errors import Interrupted
+from gfl_plugin.hooks import InterruptHook
+
+# Losses of each iteration, not their means, of a schedule that changes from step to step.
+EXACT = ['log_processor.window_size=1', 'train_cfg.max_epochs=3', 'train_cfg.val_begin=99', 'param_scheduler.0.end=6']
+
+
+@HOOKS.register_module()
+class AtIteration(Hook):
+    """Do something in the midst of an iteration (of 1, 2, ...)."""
+
+    def __init__(self, iteration, act):
+        self.iteration, self.act = iteration, act
+
+    def before_train_iter(self, runner, **kwargs):
+        if runner.iter + 1 == self.iteration:
+            self.act()
+
+
+class Killed(BaseException):
+    """In place of SIGKILL."""
+
+
+def kill():
+    raise Killed
+
+
+def terminate():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def at(iteration, act):
+    """Within it, runs have a hook that acts at an iteration."""
+    from_cfg = engine.run.Runner.from_cfg
+
+    def with_hook(config):
+        runner = from_cfg(config)
+        runner.register_hook(AtIteration(iteration, act))
+        return runner
+    with mock.patch.object(engine.run.Runner, 'from_cfg', with_hook):
+        yield
+
+
+def losses(folder):
+    return {step: [line[name] for name in ('loss_cls', 'loss_bbox', 'loss_dfl', 'grad_norm', 'lr')]
+            for step, line in scalars(folder).items()}
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    """A folder with data, and in it the run that never ended."""
+    folder = tmp_path_factory.mktemp('whole')
+    engine.train(on_shapes('train', folder / 'data', '--work-dir', str(folder / 'run'), settings=EXACT))
+    return folder
+
+
+@pytest.mark.parametrize('iteration', [5, 7, 9])
+def test_killed_and_resumed_has_the_losses_of_one_that_never_was(whole, iteration, tmp_path):
+    """At the start of an epoch and within one, from which it goes back to the end of the one before."""
+    arguments = 'train', whole / 'data', '--work-dir', str(tmp_path / 'run')
+    with at(iteration, kill), contextlib.suppress(Killed):
+        engine.train(on_shapes(*arguments, settings=EXACT))
+    assert max(losses(tmp_path / 'run')) == iteration - 1
+    torch.manual_seed(iteration)  # whatever the process did before
+    engine.train(on_shapes(*arguments, '--resume', settings=EXACT))
+    assert losses(tmp_path / 'run') == losses(whole / 'run'), 'to the last bit'
+
+
+@pytest.mark.parametrize('iteration', [1, 4, 5, 7, 12])
+def test_a_signal_saves_within_the_epoch_and_the_run_goes_on(whole, iteration, tmp_path):
+    run = tmp_path / 'run'
+    arguments = 'train', whole / 'data', '--work-dir', str(run)
+    with at(iteration, terminate), pytest.raises(Interrupted, match=f'SIGTERM.*iteration {iteration} of 12'):
+        engine.train(on_shapes(*arguments, settings=EXACT))
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL, 'signals should do what they did before'
+    assert (run / 'last_checkpoint').read_text().endswith('interrupted.pth')
+    assert torch.load(run / 'interrupted.pth', weights_only=True)['meta']['iter'] == iteration
+    torch.manual_seed(iteration)
+    runner = engine.train(on_shapes(*arguments, '--resume', settings=EXACT))
+    assert losses(run) == losses(whole / 'run'), 'to the last bit'
+    assert (runner.epoch, runner.iter) == (3, 12) and not (run / 'interrupted.pth').exists()
+    assert (run / 'last_checkpoint').read_text().endswith('epoch_3.pth')
+
+
+def test_a_run_is_interrupted_again_and_again(whole, tmp_path):
+    """In every second iteration."""
+    run, interruptions = tmp_path / 'run', 0
+    arguments = 'train', whole / 'data', '--work-dir', str(run), '--resume'
+    for iteration in range(2, 14, 2):
+        with at(iteration, terminate), contextlib.suppress(Interrupted):
+            engine.train(on_shapes(*arguments, settings=EXACT))
+            break
+        interruptions += 1
+    engine.train(on_shapes(*arguments, settings=EXACT))
+    assert interruptions == 6 and losses(run) == losses(whole / 'run')
+
+
+def test_without_a_seed_the_order_of_the_data_goes_on(whole, tmp_path):
+    """A run that chose its seed itself: its data come in the same order, though the resumed one chose another."""
+    settings = [*EXACT, 'randomness.seed=None', 'train_dataloader.dataset.pipeline.2.prob=0.0']
+    seen = []
+
+    def noting(name):
+        names = []
+        seen.append(names)
+
+        @contextlib.contextmanager
+        def note():
+            step = 'mmdet.models.detectors.SingleStageDetector.loss'
+            from mmdet.models.detectors import SingleStageDetector
+            loss = SingleStageDetector.loss
+
+            def noted(self, inputs, samples):
+                names.append([os.path.basename(sample.img_path) for sample in samples])
+                return loss(self, inputs, samples)
+            with mock.patch(step, noted):
+                yield
+        return note()
+
+    first = 'train', whole / 'data', '--work-dir', str(tmp_path / 'first')
+    with noting('first'):
+        engine.train(on_shapes(*first, settings=settings))
+    second = 'train', whole / 'data', '--work-dir', str(tmp_path / 'second')
+    with noting('second'):
+        engine.train(on_shapes(*second, '--resume', str(tmp_path / 'first' / 'epoch_2.pth'), settings=settings))
+    assert len(seen[1]) == 4 and seen[1] == seen[0][8:], 'the third epoch as it was'
+
+
+def test_another_batch_size_goes_on_in_proportion(whole, tmp_path):
+    run = tmp_path / 'run'
+    arguments = 'train', whole / 'data', '--work-dir', str(run)
+    with at(6, terminate), pytest.raises(Interrupted):
+        engine.train(on_shapes(*arguments, settings=EXACT))
+    runner = engine.train(on_shapes(*arguments, '--resume', settings=[*EXACT, 'train_dataloader.batch_size=2']))
+    assert 'Epoch 2 goes on after 4 of its batches' in log(run) and runner.epoch == 3
+    assert runner.iter == 6 + 4 + 8, 'the second half of one epoch and another one'
+
+
+def test_workers_that_persist(whole, tmp_path):
+    """An epoch that goes on within itself is followed by whole ones, also where workers keep their sampler."""
+    run = tmp_path / 'run'
+    arguments = 'train', whole / 'data', '--work-dir', str(run)
+    settings = [*EXACT, 'train_dataloader.num_workers=1', 'train_dataloader.persistent_workers=True',
+                'train_dataloader.dataset.pipeline.2.prob=0.0']
+    with at(7, terminate), pytest.raises(Interrupted):
+        engine.train(on_shapes(*arguments, settings=settings))
+    runner = engine.train(on_shapes(*arguments, '--resume', settings=settings))
+    assert runner.iter == 12 and sorted(losses(run)) == list(range(1, 13))
+
+
+def test_a_second_sigint_stops_at_once(monkeypatch):
+    hook = InterruptHook()
+    hook._receive(signal.SIGINT, None)
+    hook._receive(signal.SIGINT, None)  # an echo, of a launcher
+    monkeypatch.setattr('gfl_plugin.hooks.interrupt.ECHO', -1.0)
+    hook._receive(signal.SIGTERM, None)
+    with pytest.raises(KeyboardInterrupt):
+        hook._receive(signal.SIGINT, None)
