@@ -1,6 +1,7 @@
 """What the command lines in ``tools/`` do."""
 from .config import Options, load_config
 from .measure import benchmark
+from .reproduce import reproduce
 from .run import demo, reporting, test, train
 
-__all__ = ['Options', 'benchmark', 'demo', 'load_config', 'reporting', 'test', 'train']
+__all__ = ['Options', 'benchmark', 'demo', 'load_config', 'reporting', 'reproduce', 'test', 'train']

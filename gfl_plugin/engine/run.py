@@ -105,7 +105,7 @@ def demo(options: Options) -> None:
     """Train, evaluate and draw as ``tools/demo.py`` says; the last lines say how well it went and what to look at."""
     start = time.monotonic()
     folder = train(options).work_dir
-    options.checkpoint, options.work_dir = _last_checkpoint(folder), folder
+    options.checkpoint, options.work_dir = last_checkpoint(folder), folder
     runner, metrics = test(options)
     gallery = save_gallery(runner.model, runner.test_dataloader.dataset, os.path.join(folder, 'detections'))
     minutes = (time.monotonic() - start) / 60
@@ -115,7 +115,8 @@ def demo(options: Options) -> None:
           f'{minutes:.1f} minutes\nDetections drawn:  {gallery}\nLogs, checkpoint:  {folder}')
 
 
-def _last_checkpoint(folder: str) -> str:
+def last_checkpoint(folder: str) -> str:
+    """The checkpoint that a training in ``folder`` wrote last."""
     with open(os.path.join(folder, 'last_checkpoint')) as file:
         return file.read().strip()
 

@@ -1,0 +1,56 @@
+"""Tables of the paper: every row is a config; a table goes on where it was; what is published stays beside COCO."""
+import json
+
+import pytest
+from tool_runs import SMALL, parse
+
+from gfl_plugin import engine
+from gfl_plugin.engine.reproduce import CONFIGS, TABLES, markdown
+from gfl_plugin.errors import SetupError
+
+
+def test_every_row_is_a_config():
+    for rows in TABLES.values():
+        for row in rows:
+            config = engine.load_config(parse('train', f'{CONFIGS}/ablation/{row.config}.py'))
+            assert config.model.bbox_head.type == 'gfl_plugin.GFLHead', row
+
+
+def test_a_table_goes_on_where_it_was(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the shapes go to data/shapes
+    settings = [s for s in SMALL if 'max_epochs' not in s] + ['train_cfg.max_epochs=1']
+
+    def reproduce(*arguments):
+        return engine.reproduce(parse('reproduce', 'n', '--cfg-options', *settings, *arguments))
+
+    monkeypatch.setitem(TABLES, 'n', TABLES['n'][:2])
+    reproduce('--seeds', '1')
+    folder = tmp_path / 'work_dirs/reproduce/n'
+    first = (folder / 'n_12/seed_0.json').stat().st_mtime_ns
+    (folder / 'n_14/seed_0.json').unlink()  # as if it had been stopped before it was evaluated
+    table = reproduce('--seeds', '2')
+    assert (folder / 'n_12/seed_0.json').stat().st_mtime_ns == first, 'what is there should not be trained again'
+    assert [len(row['runs']) for row in table['rows']] == [2, 2], 'the rest should be'
+    assert json.loads((folder / 'table.json').read_text()) == table
+    assert (folder / 'table.md').read_text().count('±') == 6, 'mean and spread of three numbers of two rows'
+
+
+def test_published_figures_only_beside_coco():
+    runs = [dict(mAP=0.401, mAP_50=0.58, mAP_75=0.43), dict(mAP=0.403, mAP_50=0.58, mAP_75=0.43)]
+    rows = [dict(label='GFL', published=40.2, runs=runs), dict(label='DFL', published=None, runs=[])]
+    assert markdown(dict(data='COCO', rows=rows)).splitlines()[2:] == [
+        '| GFL | 40.2 ± 0.1 | 58.0 ± 0.0 | 43.0 ± 0.0 | 2 | 40.2 |', '| DFL |  |  |  | 0 |  |']
+    assert 'published' not in markdown(dict(data='shapes', rows=rows))
+
+
+def test_on_coco_a_row_departs_from_the_1x_setting(tmp_path):
+    from gfl_plugin.engine.reproduce import _config_file
+    options = parse('reproduce', 'table3', '--data-root', str(tmp_path))
+    config = engine.load_config(parse('train', _config_file(TABLES['table3'][0], str(tmp_path), options)))
+    assert config.model.backbone.depth == 50 and config.train_cfg.max_epochs == 12
+    assert 'Centerness' in config.model.bbox_head.quality.type
+
+
+def test_an_unknown_table_is_named():
+    with pytest.raises(SetupError, match="'table9'.*table3"):
+        engine.reproduce(parse('reproduce', 'table9'))
