@@ -1,9 +1,9 @@
-"""Boxes as distances from a prior's centre to the four sides."""
-from typing import Optional
+"""Boxes as four numbers relative to a prior: distances from its centre to the sides, or deltas to its box."""
+from typing import Optional, Sequence
 
 from torch import Tensor
 
-from .functional.boxes import box_to_distance, clip_boxes, distance_to_box
+from .functional.boxes import box_to_delta, box_to_distance, clip_boxes, delta_to_box, distance_to_box
 from .registry import TASK_UTILS
 
 
@@ -26,4 +26,29 @@ class DistancePointBBoxCoder:
     def decode(self, points: Tensor, distances: Tensor, max_shape: Optional[Tensor] = None) -> Tensor:
         """(K, 4) boxes from (K, 2) points, cut to ``max_shape`` (K, 2), height and width, if given."""
         boxes = distance_to_box(points, distances)
+        return boxes if max_shape is None or not self.clip_border else clip_boxes(boxes, max_shape)
+
+
+@TASK_UTILS.register_module()
+class DeltaXYWHBBoxCoder:
+    """Encode and decode; arguments as those of MMDetection's coder of this name.
+
+    Args:
+        target_means, target_stds: What predictions are normalised by: delta = prediction * std + mean.
+        clip_border: Whether boxes are cut to the image in prediction.
+    """
+    encode_size = 4
+
+    def __init__(self, target_means: Sequence[float] = (0., 0., 0., 0.),
+                 target_stds: Sequence[float] = (1., 1., 1., 1.), clip_border: bool = True) -> None:
+        self.means, self.stds, self.clip_border = tuple(target_means), tuple(target_stds), clip_border
+
+    def encode(self, priors: Tensor, boxes: Tensor) -> Tensor:
+        """(K, 4) normalised deltas of (K, 4) boxes to (K, 4) prior boxes."""
+        deltas = box_to_delta(priors, boxes)
+        return (deltas - deltas.new_tensor(self.means)) / deltas.new_tensor(self.stds)
+
+    def decode(self, priors: Tensor, deltas: Tensor, max_shape: Optional[Tensor] = None) -> Tensor:
+        """(K, 4) boxes from (K, 4) prior boxes, cut to ``max_shape`` (K, 2), height and width, if given."""
+        boxes = delta_to_box(priors, deltas * deltas.new_tensor(self.stds) + deltas.new_tensor(self.means))
         return boxes if max_shape is None or not self.clip_border else clip_boxes(boxes, max_shape)

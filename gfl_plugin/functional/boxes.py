@@ -1,8 +1,12 @@
 """Boxes as x1, y1, x2, y2: centres, distances to the sides, overlaps. Any unit, one unit at a time."""
+import math
 from typing import Tuple
 
 import torch
 from torch import Tensor
+
+# exp(dw) of a predicted size stays within 16/1000 and 1000/16 (MMDetection's constant).
+MAX_LOG_RATIO = math.log(1000 / 16)
 
 
 def box_center(boxes: Tensor) -> Tensor:
@@ -30,6 +34,37 @@ def box_to_distance(points: Tensor, boxes: Tensor, reg_max: float, eps: float = 
     return distances.clamp(0, reg_max - eps)
 
 
+def delta_to_box(priors: Tensor, deltas: Tensor) -> Tensor:
+    """Boxes (..., 4) that lie as deltas (..., 4) say to prior boxes (..., 4) (R-CNN, arXiv:1311.2524, appendix C).
+
+    (dx, dy) moves the centre by so many sizes of the prior, (dw, dh) is the logarithm of the ratio of the sizes.
+    """
+    size = priors[..., 2:] - priors[..., :2]
+    center = box_center(priors) + size * deltas[..., :2]
+    half = size * deltas[..., 2:].clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp() / 2
+    return torch.cat([center - half, center + half], -1)
+
+
+def box_to_delta(priors: Tensor, boxes: Tensor) -> Tensor:
+    """The deltas (..., 4) of boxes (..., 4) to prior boxes (..., 4): see :func:`delta_to_box`."""
+    size, wanted = priors[..., 2:] - priors[..., :2], boxes[..., 2:] - boxes[..., :2]
+    return torch.cat([(box_center(boxes) - box_center(priors)) / size, (wanted / size).log()], -1)
+
+
+def centerness(points: Tensor, boxes: Tensor) -> Tensor:
+    """sqrt(min(l, r) / max(l, r) * min(t, b) / max(t, b)), (...) in [0, 1] (FCOS, arXiv:1904.01355, eq. 3).
+
+    1 in the middle of the box, 0 on its sides and outside.
+
+    Args:
+        points: (..., 2) as x, y.
+        boxes: (..., 4).
+    """
+    left_top, right_bottom = points - boxes[..., :2], boxes[..., 2:] - points
+    far = torch.maximum(left_top, right_bottom).clamp(min=torch.finfo(points.dtype).tiny)
+    return (torch.minimum(left_top, right_bottom).clamp(min=0) / far).prod(-1).sqrt()
+
+
 def _intersection_and_union(boxes1: Tensor, boxes2: Tensor, eps: float) -> Tuple[Tensor, Tensor]:
     area1, area2 = ((b[..., 2:] - b[..., :2]).prod(-1) for b in (boxes1, boxes2))
     overlap = torch.minimum(boxes1[..., 2:], boxes2[..., 2:]) - torch.maximum(boxes1[..., :2], boxes2[..., :2])
@@ -49,3 +84,21 @@ def giou(boxes1: Tensor, boxes2: Tensor, eps: float = 1e-7) -> Tensor:
     hull = torch.maximum(boxes1[..., 2:], boxes2[..., 2:]) - torch.minimum(boxes1[..., :2], boxes2[..., :2])
     hull = hull.clamp(min=0).prod(-1).clamp(min=eps)
     return intersection / union - (hull - union) / hull
+
+
+def ciou(boxes1: Tensor, boxes2: Tensor, eps: float = 1e-7) -> Tensor:
+    """Complete IoU (...) of paired boxes (..., 4): IoU - rho^2 / c^2 - alpha v (arXiv:2005.03572, eq. 10 to 13).
+
+    rho is the distance of the centres, c the diagonal of the hull, v how far the aspect ratios differ, and alpha,
+    which has no gradient, 0 up to an IoU of one half (as MMDetection does; not in the paper).
+    """
+    overlap = torch.div(*_intersection_and_union(boxes1, boxes2, eps))
+    hull = torch.maximum(boxes1[..., 2:], boxes2[..., 2:]) - torch.minimum(boxes1[..., :2], boxes2[..., :2])
+    diagonal = hull.clamp(min=0).square().sum(-1) + eps
+    distance = (box_center(boxes1) - box_center(boxes2)).square().sum(-1)
+    width1, width2 = ((b[..., 2] - b[..., 0]) for b in (boxes1, boxes2))
+    height1, height2 = ((b[..., 3] - b[..., 1] + eps) for b in (boxes1, boxes2))
+    v = 4 / math.pi**2 * ((width2 / height2).atan() - (width1 / height1).atan()).square()
+    with torch.no_grad():
+        alpha = (overlap > 0.5) * v / (1 - overlap + v).clamp(min=eps)
+    return overlap - distance / diagonal - alpha * v

@@ -90,11 +90,33 @@ def read_maps(maps: Sequence[Tensor], cells: Sequence[Cells]) -> Tensor:
     return torch.cat([m.permute(0, 2, 3, 1)[cell] for m, cell in zip(maps, cells)])
 
 
+class Priors(NamedTuple):
+    """K priors in one unit, x before y."""
+    center: Tensor  # (K, 2)
+    size: Tensor  # (K, 2) width and height
+    stride: Tensor  # (K, 2) distance of neighbouring cells of the level
+
+    def in_strides(self) -> 'Priors':
+        """The same with the stride as the unit, so that nothing depends on the level."""
+        return Priors(self.center / self.stride, self.size / self.stride, torch.ones_like(self.stride))
+
+    def boxes(self) -> Tensor:
+        """(K, 4)."""
+        return torch.cat([self.center - self.size / 2, self.center + self.size / 2], 1)
+
+
+def read_priors(cells: Sequence[Cells], grids: Sequence[PriorGrid]) -> Priors:
+    """The K priors at the cells, in pixels."""
+    device = cells[0][0].device
+    table = torch.tensor([[(g.base[0] + g.base[2]) / 2, (g.base[1] + g.base[3]) / 2,
+                           g.base[2] - g.base[0], g.base[3] - g.base[1], *g.stride] for g in grids])
+    sizes = torch.tensor([len(row) for _, row, _ in cells])
+    first, size, stride = table.repeat_interleave(sizes, 0).to(device, non_blocking=True).split(2, 1)
+    steps = torch.cat([torch.stack([column, row], 1) for _, row, column in cells])
+    return Priors(first + steps * stride, size, stride)
+
+
 def centers_and_strides(cells: Sequence[Cells], grids: Sequence[PriorGrid]) -> Tuple[Tensor, Tensor]:
     """(K, 2) centres of the priors and (K, 2) strides of their levels, x and y, in pixels."""
-    device = cells[0][0].device
-    table = torch.tensor([[(g.base[0] + g.base[2]) / 2, (g.base[1] + g.base[3]) / 2, *g.stride] for g in grids])
-    sizes = torch.tensor([len(row) for _, row, _ in cells])
-    first, strides = table.repeat_interleave(sizes, 0).to(device, non_blocking=True).split(2, 1)
-    steps = torch.cat([torch.stack([column, row], 1) for _, row, column in cells])
-    return first + steps * strides, strides
+    priors = read_priors(cells, grids)
+    return priors.center, priors.stride

@@ -1,0 +1,44 @@
+"""The likelihood of a side under a Gaussian (as in KL loss, arXiv:1809.08545, eq. 6, before its smoothing)."""
+import math
+from typing import Optional
+
+from torch import Tensor, nn
+
+from ..registry import MODELS
+from .weighting import reduce_loss
+
+HALF_LOG_2_PI = 0.5 * math.log(2 * math.pi)
+
+
+def gaussian_nll_loss(mean: Tensor, log_spread: Tensor, target: Tensor) -> Tensor:
+    """NLL = (y - mu)^2 / (2 s^2) + log s + log(2 pi) / 2: (...). For a given mu least at s = |y - mu|.
+
+    It is negative where a density is above 1: a good and confident prediction.
+
+    Args:
+        mean: (...) mu, in the unit of the target.
+        log_spread: (...) log s, s in that unit.
+        target: (...) y.
+    """
+    mean, log_spread = mean.float(), log_spread.float()
+    return 0.5 * ((target - mean) * (-log_spread).exp()).square() + log_spread + HALF_LOG_2_PI
+
+
+@MODELS.register_module()
+class GaussianNLLLoss(nn.Module):
+    """Negative log-likelihood of N sides.
+
+    Args:
+        reduction: ``'none'``, ``'mean'`` or ``'sum'``.
+        loss_weight: What the loss is multiplied by.
+    """
+
+    def __init__(self, reduction: str = 'mean', loss_weight: float = 1.0) -> None:
+        super().__init__()
+        self.reduction, self.loss_weight = reduction, loss_weight
+
+    def forward(self, mean: Tensor, log_spread: Tensor, target: Tensor, weight: Optional[Tensor] = None,
+                avg_factor=None, reduction_override: Optional[str] = None) -> Tensor:
+        """All (N,), in one unit; ``weight`` (N,)."""
+        loss = gaussian_nll_loss(mean, log_spread, target)
+        return self.loss_weight * reduce_loss(loss, weight, avg_factor, reduction_override or self.reduction)
