@@ -14,3 +14,8 @@ TASK_UTILS = _child('task util', root.TASK_UTILS, 'assigners')
 DATASETS = _child('dataset', root.DATASETS, 'datasets')
 HOOKS = _child('hook', root.HOOKS, 'hooks')
 METRICS = _child('metric', root.METRICS, 'evaluation')
+
+# The kinds of the head's two axes. No children of MODELS: a name is looked up among the kinds of its axis alone, so
+# that a mistaken one can be answered with what there is.
+QUALITIES = root.Registry('quality', scope='gfl_plugin')
+BOXES = root.Registry('box', scope='gfl_plugin')

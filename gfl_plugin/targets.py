@@ -1,11 +1,11 @@
 """What the head is trained towards: the positives of a batch, and the weight of every prior."""
-from typing import NamedTuple, Optional, Sequence
+from typing import List, NamedTuple, Optional, Sequence
 
 import torch
 from torch import Tensor
 
 from .assigners.atss import Assignment
-from .functional.priors import CellRange, Places, PriorGrid
+from .functional.priors import CellRange, Cells, Places, PriorGrid, Priors
 
 
 class Targets(NamedTuple):
@@ -16,6 +16,15 @@ class Targets(NamedTuple):
     valid: Optional[Tensor]  # (K,) bool, False for a slot that is no positive; None for none of these
     weight: Optional[Tensor]  # (B, P) weight of each prior's class loss; None for 1 everywhere
     num_positives: Tensor  # scalar: those of all images, where an image without any counts as one
+
+
+class Positives(NamedTuple):
+    """What the head predicts for the K positives of a batch, and what it should. Lengths are in strides."""
+    cells: List[Cells]  # where they are in the maps
+    priors: Priors
+    raw: Tensor  # (K, D) the numbers a kind of box predicts
+    decoded: Tensor  # (K, 4) the box they say
+    box: Tensor  # (K, 4) ground truth
 
 
 def weight_of_ranges(grids: Sequence[PriorGrid], ranges: Sequence[Sequence[CellRange]], device) -> Optional[Tensor]:

@@ -1,0 +1,44 @@
+"""Which kind of each axis a head has."""
+from mmdet.utils import ConfigType, OptConfigType
+from mmengine.registry import Registry
+from torch import nn
+
+from ..errors import SetupError
+
+
+def choose_kind(axis: str, given: OptConfigType, default: str, **shorthand) -> ConfigType:
+    """The config of a kind: the one given, or that of the default with the head's own arguments for it.
+
+    Args:
+        axis: Name of the axis, for the error.
+        given: Config of a kind, or ``None`` for the default.
+        default: Type of the default.
+        shorthand: Arguments of the default kind that the head takes in its place; ``None`` for not given.
+
+    Raises:
+        SetupError: A kind and arguments of the default: left over from a base config, they would be of no effect.
+    """
+    shorthand = {name: value for name, value in shorthand.items() if value is not None}
+    if given is None:
+        return dict(type=default, **shorthand)
+    if shorthand:
+        names, kind = ', '.join(shorthand), given.get('type')
+        raise SetupError(f'{names} of the head say how its default {axis}, {default}, is, and {axis}=dict(type={kind!r}'
+                         f', ...) is given: say it there, if {kind} takes it, and set '
+                         f'{", ".join(f"{name}=None" for name in shorthand)} where a base config has it')
+    return given
+
+
+def build_kind(registry: Registry, config: ConfigType) -> nn.Module:
+    """A kind from its config, by its name with or without the scope of the registry.
+
+    Raises:
+        SetupError: There is no such kind; the message lists those there are.
+    """
+    arguments = {name: value for name, value in config.items() if name not in ('type', '_scope_')}
+    name = str(config.get('type'))
+    kinds = registry.module_dict
+    kind = kinds.get(name.removeprefix(f'{registry.scope}.'))
+    if kind is None:
+        raise SetupError(f'There is no {registry.name} {name!r}; there are {", ".join(sorted(kinds))}')
+    return kind(**arguments)
