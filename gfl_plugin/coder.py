@@ -1,6 +1,7 @@
 """Boxes as four numbers relative to a prior: distances from its centre to the sides, or deltas to its box."""
 from typing import Optional, Sequence
 
+import torch
 from torch import Tensor
 
 from .functional.boxes import box_to_delta, box_to_distance, clip_boxes, delta_to_box, distance_to_box
@@ -41,14 +42,18 @@ class DeltaXYWHBBoxCoder:
 
     def __init__(self, target_means: Sequence[float] = (0., 0., 0., 0.),
                  target_stds: Sequence[float] = (1., 1., 1., 1.), clip_border: bool = True) -> None:
-        self.means, self.stds, self.clip_border = tuple(target_means), tuple(target_stds), clip_border
+        self.means, self.stds, self.clip_border = torch.tensor(target_means), torch.tensor(target_stds), clip_border
 
     def encode(self, priors: Tensor, boxes: Tensor) -> Tensor:
         """(K, 4) normalised deltas of (K, 4) boxes to (K, 4) prior boxes."""
         deltas = box_to_delta(priors, boxes)
-        return (deltas - deltas.new_tensor(self.means)) / deltas.new_tensor(self.stds)
+        return (deltas - self._on(self.means, deltas)) / self._on(self.stds, deltas)
 
     def decode(self, priors: Tensor, deltas: Tensor, max_shape: Optional[Tensor] = None) -> Tensor:
         """(K, 4) boxes from (K, 4) prior boxes, cut to ``max_shape`` (K, 2), height and width, if given."""
-        boxes = delta_to_box(priors, deltas * deltas.new_tensor(self.stds) + deltas.new_tensor(self.means))
+        boxes = delta_to_box(priors, deltas * self._on(self.stds, deltas) + self._on(self.means, deltas))
         return boxes if max_shape is None or not self.clip_border else clip_boxes(boxes, max_shape)
+
+    @staticmethod
+    def _on(constant: Tensor, like: Tensor) -> Tensor:
+        return constant.to(like.device, non_blocking=True)

@@ -80,3 +80,28 @@ def assert_close(ours: Tensor, reference: Tensor, what: str, tolerance: float = 
     error = ((ours - reference).abs().max() / scale).item() if reference.numel() else 0
     assert error <= tolerance, \
         f'{what} should be the reference\'s within {tolerance} relative, but is off by {error:.2g}'
+
+
+def atss_heads(scope: str = 'gfl_plugin.', num_classes: int = 8, strides: Sequence[int] = STRIDES, **options):
+    """MMDetection's ATSSHead and our (CenternessBranch, DiracDelta), of equal weights, by a strict load."""
+    shared = head_config('', '', num_classes=num_classes, strides=strides, **options)
+    for name in ('loss_cls', 'loss_dfl', 'loss_bbox', 'reg_max'):
+        shared.pop(name)
+    shared.train_cfg.assigner = dict(type=f'{scope}ATSSAssigner', topk=9)
+    reference = MODELS.build(ConfigDict(
+        shared, type='ATSSHead', loss_cls=dict(type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25),
+        loss_bbox=dict(type='GIoULoss', loss_weight=2.0),
+        loss_centerness=dict(type='CrossEntropyLoss', use_sigmoid=True, loss_weight=1.0),
+        bbox_coder=dict(type='DeltaXYWHBBoxCoder', target_means=[.0] * 4, target_stds=[0.1, 0.1, 0.2, 0.2]),
+        train_cfg=dict(shared.train_cfg, assigner=dict(type='ATSSAssigner', topk=9))))
+    ours = MODELS.build(ConfigDict(
+        shared, type='gfl_plugin.GFLHead', loss_bbox=dict(type=f'{scope}GIoULoss', loss_weight=2.0),
+        quality=dict(type='gfl_plugin.CenternessBranch',
+                     loss_cls=dict(type=f'{scope}FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25)),
+        box=dict(type='gfl_plugin.DiracDelta',
+                 bbox_coder=dict(type=f'{scope}DeltaXYWHBBoxCoder', target_stds=[0.1, 0.1, 0.2, 0.2]))))
+    for layer, std in ((reference.atss_cls, 0.1), (reference.atss_reg, 0.3), (reference.atss_centerness, 0.1)):
+        torch.nn.init.normal_(layer.weight, std=std)
+    torch.nn.init.constant_(reference.atss_cls.bias, -1.5)
+    ours.load_state_dict(reference.state_dict(), strict=True)
+    return reference, ours

@@ -25,13 +25,17 @@ def clip_boxes(boxes: Tensor, shapes: Tensor) -> Tensor:
     return boxes.clamp(min=0).minimum(torch.cat([limit, limit], -1))
 
 
+def side_distances(points: Tensor, boxes: Tensor) -> Tensor:
+    """Distances (..., 4) from points (..., 2) to the left, top, right and bottom side of boxes (..., 4)."""
+    return torch.cat([points - boxes[..., :2], boxes[..., 2:] - points], -1)
+
+
 def box_to_distance(points: Tensor, boxes: Tensor, reg_max: float, eps: float = 0.1) -> Tensor:
     """Distances (..., 4) from points (..., 2) to the sides of boxes (..., 4), clamped to [0, reg_max - eps].
 
     The clamp keeps the bin on the right of a target, ``floor(y) + 1``, inside the distribution (DFL, eq. 6).
     """
-    distances = torch.cat([points - boxes[..., :2], boxes[..., 2:] - points], -1)
-    return distances.clamp(0, reg_max - eps)
+    return side_distances(points, boxes).clamp(0, reg_max - eps)
 
 
 def delta_to_box(priors: Tensor, deltas: Tensor) -> Tensor:
@@ -60,7 +64,7 @@ def centerness(points: Tensor, boxes: Tensor) -> Tensor:
         points: (..., 2) as x, y.
         boxes: (..., 4).
     """
-    left_top, right_bottom = points - boxes[..., :2], boxes[..., 2:] - points
+    left_top, right_bottom = side_distances(points, boxes).split(2, -1)
     far = torch.maximum(left_top, right_bottom).clamp(min=torch.finfo(points.dtype).tiny)
     return (torch.minimum(left_top, right_bottom).clamp(min=0) / far).prod(-1).sqrt()
 

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from mmdet.registry import MODELS
 from reference import assert_close
 
-from gfl_plugin.losses import distribution_focal_loss, generalized_focal_loss, giou_loss, quality_focal_loss
+from gfl_plugin.losses import (ciou_loss, distribution_focal_loss, focal_loss, gaussian_nll_loss,
+                               generalized_focal_loss, giou_loss, quality_focal_loss, varifocal_loss)
 from gfl_plugin.losses.quality_focal import ClassCells, quality_focal_loss_of_map
 
 BETAS = (0, 0.5, 1, 1.7, 2, 2.5, 4)
@@ -232,3 +233,132 @@ def test_bad_reductions_are_named():
         loss(torch.zeros(1, 4), torch.zeros(1, 4))
     with pytest.raises(ValueError, match='avg_factor'):
         loss(torch.zeros(1, 4), torch.zeros(1, 4), avg_factor=1., reduction_override='sum')
+
+
+# ---- focal and varifocal loss ----
+
+def test_focal_loss_by_hand():
+    # p = 1/2: alpha_t (1/2)^2 log 2, with alpha_t = 1/4 for the class and 3/4 for all others.
+    loss = focal_loss(torch.zeros(2), torch.tensor([1., 0.]))
+    assert loss.tolist() == pytest.approx([math.log(2) / 16, 3 * math.log(2) / 16]), 'eq. 5 at p = 1/2'
+
+
+def test_focal_loss_without_alpha_is_qfl_of_labels():
+    logits, label = torch.randn(100) * 4, torch.randint(0, 2, (100, )).float()
+    ours = value_and_gradient(lambda x: focal_loss(x, label, gamma=2, alpha=0.5), logits)
+    for a, b in zip(ours, value_and_gradient(lambda x: quality_focal_loss(x, label, 2) / 2, logits)):
+        assert_close(a, b, 'FL at alpha = 1/2, twice,')
+
+
+def test_varifocal_loss_by_hand():
+    # p = 1/2: q log 2 for a positive, alpha / 4 log 2 for a negative.
+    loss = varifocal_loss(torch.zeros(3), torch.tensor([1., 0.4, 0.]), alpha=0.75)
+    assert loss.tolist() == pytest.approx([math.log(2) * f for f in (1, 0.4, 0.75 / 4)]), 'eq. 2 at p = 1/2'
+
+
+@pytest.mark.parametrize('quality', [0.1, 0.5, 0.9])
+def test_varifocal_loss_is_least_where_the_score_is_the_quality(quality):
+    q = torch.tensor([quality])
+    _, gradient = value_and_gradient(lambda x: varifocal_loss(x, q), q.logit())
+    assert gradient.abs().item() < 1e-6, 'the gradient should vanish at p = q'
+
+
+@pytest.mark.parametrize('reduction', ['none', 'mean', 'sum'])
+@pytest.mark.parametrize('gamma', [0, 1.5, 2])
+def test_focal_loss_module_is_mmdetections(gamma, reduction):
+    logits, label, weight = torch.randn(50, 6) * 3, torch.randint(0, 7, (50, )), torch.rand(50)
+    for target in (label, F.one_hot(label, 7)[:, :6]):
+        results = []
+        for scope in ('', 'gfl_plugin.'):
+            loss = MODELS.build(dict(type=f'{scope}FocalLoss', gamma=gamma, reduction=reduction, loss_weight=1.5))
+            results.append(value_and_gradient(lambda x: loss(x, target, weight), logits))
+        assert_close(results[1][0], results[0][0], 'the loss')
+        assert_close(results[1][1], results[0][1], 'its gradient')
+
+
+@pytest.mark.parametrize('reduction', ['none', 'mean', 'sum'])
+@pytest.mark.parametrize('options', [dict(), dict(alpha=0.25, gamma=1.5), dict(iou_weighted=False)])
+def test_varifocal_loss_module_is_mmdetections(options, reduction):
+    logits, label, quality = torch.randn(50, 6) * 3, torch.randint(0, 7, (50, )), torch.rand(50)
+    quality[:5] = 0  # a positive whose box misses its object
+    target, weight = F.one_hot(label, 7)[:, :6] * quality[:, None], torch.rand(50, 6)
+    results = []
+    for scope in ('', 'gfl_plugin.'):
+        loss = MODELS.build(dict(type=f'{scope}VarifocalLoss', reduction=reduction, loss_weight=1.5, **options))
+        factor = 7.0 if reduction == 'mean' else None
+        results.append(value_and_gradient(lambda x: loss(x, target, weight, avg_factor=factor), logits))
+    assert_close(results[1][0], results[0][0], 'the loss')
+    assert_close(results[1][1], results[0][1], 'its gradient')
+
+
+@pytest.mark.parametrize('weighted', [False, True])
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize('config', [dict(type='FocalLoss'), dict(type='FocalLoss', gamma=1.5, alpha=0.6),
+                                    dict(type='VarifocalLoss'), dict(type='VarifocalLoss', alpha=0.3, gamma=1.0)])
+def test_losses_of_maps_are_those_of_rows(config, layout, weighted):
+    """The sweep over a map in its own layout, and the plain formula on one row a prior."""
+    loss = MODELS.build(dict(config, type='gfl_plugin.' + config['type'], loss_weight=1.5))
+    logits = (torch.randn(2, 5, 12, 14) * 3).to(memory_format=layout)
+    cell = torch.randperm(2 * 12 * 14)[:30]
+    image, row, column = cell // 168, cell % 168 // 14, cell % 14
+    label, target = torch.randint(0, 5, (30, )), torch.rand(30) if 'Vari' in config['type'] else torch.ones(30)
+    weight = torch.rand(2, 12, 14) if weighted else None
+    dense = torch.zeros_like(logits).index_put((image, label, row, column), target)
+    factor = torch.tensor(4.0)
+
+    def of_rows(x):
+        rows, targets = (t.permute(0, 2, 3, 1).flatten(0, 2) for t in (x, dense))
+        return loss(rows, targets, None if weight is None else weight.flatten(), avg_factor=factor)
+
+    def of_maps(x):
+        cells = ClassCells(image, label, row, column)
+        return loss.forward_maps([x], [cells], [target], None if weight is None else [weight], factor)
+
+    for a, b in zip(value_and_gradient(of_maps, logits), value_and_gradient(of_rows, logits)):
+        assert_close(a, b, 'the loss of the map, and its gradient,')
+    half = value_and_gradient(of_maps, logits.bfloat16())[1].float()
+    assert_close(half, value_and_gradient(of_rows, logits.bfloat16().float())[1], 'the gradient of a bf16 map', 0.01)
+
+
+# ---- CIoU ----
+
+def test_ciou_by_hand():
+    # A 2 x 2 box and its 1 x 2 left half: IoU 1/2, centres 1/2 apart, diagonal sqrt(8), and no aspect up to IoU 1/2.
+    box, half = torch.tensor([[0., 0, 2, 2]]), torch.tensor([[0., 0, 1, 2]])
+    assert ciou_loss(half, box).item() == pytest.approx(0.5 + 0.25 / 8, abs=1e-5)
+    assert ciou_loss(box, box).item() == pytest.approx(0, abs=1e-5)
+
+
+def test_ciou_module_is_mmdetections():
+    boxes = torch.rand(200, 4) * 5
+    boxes[:, 2:] += boxes[:, :2] + 1
+    pred, weight, results = boxes + torch.randn(200, 4) * 0.4, torch.rand(200), []
+    for scope in ('', 'gfl_plugin.'):
+        loss = MODELS.build(dict(type=f'{scope}CIoULoss', loss_weight=7.5))
+        results.append(value_and_gradient(lambda x: loss(x, boxes, weight, avg_factor=3.0), pred))
+    assert_close(results[1][0], results[0][0], 'the loss')
+    assert_close(results[1][1], results[0][1], 'its gradient')
+
+
+# ---- the likelihood of a Gaussian ----
+
+def test_gaussian_nll_is_torchs_density():
+    mean, log_spread, y = torch.randn(3, 50)
+    expected = -torch.distributions.Normal(mean, log_spread.exp()).log_prob(y)
+    assert_close(gaussian_nll_loss(mean, log_spread, y), expected, 'the negative log-likelihood')
+
+
+def test_gaussian_nll_is_least_where_the_spread_is_the_error():
+    error = torch.tensor([0.2, 1.0, 3.0])
+    _, gradient = value_and_gradient(lambda x: gaussian_nll_loss(torch.zeros(3), x, error), error.log())
+    assert gradient.abs().max() < 1e-6, 'the gradient of the spread should vanish at s = |y - mu|'
+
+
+@pytest.mark.parametrize('cfg, named', [
+    (dict(type='FocalLoss', gamma=-1), 'gamma=-1'), (dict(type='FocalLoss', alpha=1.5), 'alpha=1.5'),
+    (dict(type='FocalLoss', use_sigmoid=False), 'use_sigmoid'), (dict(type='VarifocalLoss', alpha=-1), 'alpha=-1'),
+    (dict(type='VarifocalLoss', use_sigmoid=False), 'use_sigmoid'),
+])
+def test_bad_arguments_of_other_losses_are_named(cfg, named):
+    with pytest.raises(ValueError, match=named):
+        MODELS.build(dict(cfg, type='gfl_plugin.' + cfg['type']))

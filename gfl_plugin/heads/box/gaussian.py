@@ -6,7 +6,7 @@ from mmdet.registry import MODELS
 from mmdet.utils import ConfigType
 from torch import Tensor
 
-from ...functional.boxes import MAX_LOG_RATIO
+from ...functional.boxes import MAX_LOG_RATIO, side_distances
 from ...functional.priors import Priors
 from ...registry import BOXES
 from ...targets import Positives
@@ -45,9 +45,8 @@ class GaussianDistribution(Box):
 
     def losses(self, positives: Positives, weight: Tensor, factor: Tensor) -> Dict[str, Tensor]:
         mean, log_spread = self.means_and_log_spreads(positives.raw, positives.priors)
-        center, box = positives.priors.center, positives.box
-        # No bins, so nothing to clamp to, unlike the targets of DFL.
-        distances = (box - center.repeat(1, 2)) * box.new_tensor([-1, -1, 1, 1])
+        # Unlike the targets of DFL they need no clamp: there is no last bin.
+        distances = side_distances(positives.priors.center, positives.box)
         loss = self.loss_nll(mean.flatten(), log_spread.flatten(), distances.flatten(),
                              weight=weight.repeat_interleave(4), avg_factor=4.0)
         return dict(loss_nll=loss / factor)
