@@ -14,6 +14,9 @@ from gfl_plugin import engine
 CONFIGS = sorted(str(file.relative_to(ROOT / 'configs')) for file in (ROOT / 'configs').rglob('*.py')
                  if '_base_' not in file.parts)
 
+LOSSES_OF_KINDS = {'CenternessBranch': {'loss_centerness'}, 'IoUBranch': {'loss_iou'},
+                   'GeneralDistribution': {'loss_dfl'}, 'GaussianDistribution': {'loss_nll'}}
+
 
 def load(name, *arguments):
     return engine.load_config(parse('train', str(ROOT / 'configs' / name), '--no-pretrained', *arguments))
@@ -30,8 +33,12 @@ def compute_loss(config):
     objects, metas = random_objects((3, 0), height, width, model.bbox_head.num_classes)
     samples = [DetDataSample(metainfo=meta, gt_instances=gt) for gt, meta in zip(objects, metas)]
     losses = model.loss(torch.randn(2, 3, height, width), samples)
-    assert set(losses) == {'loss_cls', 'loss_bbox', 'loss_dfl'}
-    assert all(loss.isfinite() and loss > 0 for loss in losses.values()), losses
+    head = model.bbox_head
+    own = LOSSES_OF_KINDS.get(type(head.quality).__name__, set()) | LOSSES_OF_KINDS.get(type(head.box).__name__, set())
+    assert set(losses) == {'loss_cls', 'loss_bbox'} | own
+    switched_off = {'loss_dfl'} if config.bbox_head.get('loss_dfl') and not head.box.loss_dfl.loss_weight else set()
+    assert all(loss.isfinite() and (loss == 0 if name in switched_off else loss > 0)
+               for name, loss in losses.items()), losses
     sum(losses.values()).backward()
     unused = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
     assert not unused, f'every parameter should be trained, {unused} are not'

@@ -3,10 +3,19 @@ import pytest
 import torch
 from mmdet.models.task_modules.prior_generators import AnchorGenerator, anchor_inside_flags
 
-from gfl_plugin.functional.boxes import box_to_distance, clip_boxes, distance_to_box, giou, iou
-from gfl_plugin.functional.distributions import expectation
+from gfl_plugin.functional.boxes import (
+    box_to_delta,
+    box_to_distance,
+    centerness,
+    clip_boxes,
+    delta_to_box,
+    distance_to_box,
+    giou,
+    iou,
+)
+from gfl_plugin.functional.distributions import expectation, expectation_around_peak
 from gfl_plugin.functional.nms import class_aware_nms, greedy_nms
-from gfl_plugin.functional.priors import Places, centers_and_strides, read_maps, stack_grids
+from gfl_plugin.functional.priors import Places, centers_and_strides, read_maps, read_priors, stack_grids
 
 
 def random_boxes(count, scale=100.):
@@ -123,3 +132,47 @@ def test_class_aware_nms_of_a_batch_is_that_of_each_class(class_agnostic):
     found = class_aware_nms(boxes, scores, labels, image, 0.5, max_keep=60, class_agnostic=class_agnostic)
     assert found.tolist() == expected, 'by image, best first'
     assert class_aware_nms(boxes[:0], scores[:0], labels[:0], image[:0], 0.5).tolist() == [], 'nothing of nothing'
+
+
+def test_delta_by_hand():
+    # Of a 4 x 2 prior at the origin: moved by half its width, as wide, twice as high.
+    prior, delta = torch.tensor([[-2., -1, 2, 1]]), torch.tensor([[0.5, 0, 0, 0.6931472]])
+    assert torch.allclose(delta_to_box(prior, delta), torch.tensor([[0., -2, 4, 2]]), atol=1e-5)
+    assert torch.allclose(box_to_delta(prior, torch.tensor([[0., -2, 4, 2]])), delta, atol=1e-5)
+
+
+def test_delta_of_a_box_gives_the_box():
+    priors, boxes = random_boxes(50) + torch.tensor([0, 0, 5, 5]), random_boxes(50) + torch.tensor([0, 0, 5, 5])
+    assert torch.allclose(delta_to_box(priors, box_to_delta(priors, boxes)), boxes, atol=1e-3)
+
+
+def test_centerness_by_hand():
+    box = torch.tensor([[0., 0, 4, 8]])
+    for point, expected in (((2., 4.), 1), ((1., 4.), (1 / 3)**0.5), ((1., 2.), 1 / 3), ((0., 4.), 0), ((9., 4.), 0)):
+        assert centerness(torch.tensor([point]), box).item() == pytest.approx(expected), f'at {point}'
+
+
+def test_priors_read_at_cells_are_those_of_the_grids():
+    grids = stack_grids([(4, 5), (2, 3)], [(8, 8), (16, 16)], [(-28, -28, 36, 36), (-60, -60, 60, 60)])
+    places = Places(torch.zeros(26, dtype=torch.long), torch.arange(26), [20, 6])
+    priors = read_priors(places.cells(grids), grids)
+    assert torch.allclose(priors.boxes(), torch.cat([g.boxes() for g in grids])), 'the boxes, in pixels'
+    in_strides = priors.in_strides()
+    assert torch.allclose(in_strides.boxes() * priors.stride.repeat(1, 2), priors.boxes()), 'the same boxes, in strides'
+
+
+def test_expectation_around_the_higher_of_two_peaks():
+    # 0.55 around bin 3, symmetric, and 0.45 around bin 12: a side that is either here or there.
+    p = torch.full((17, ), 1e-6)
+    p[2:5], p[11:14] = torch.tensor([0.1, 0.35, 0.1]), torch.tensor([0.1, 0.25, 0.1])
+    assert expectation_around_peak(p.log()).item() == pytest.approx(3, abs=1e-3), 'the higher peak'
+    assert expectation(p.log()).item() == pytest.approx(0.55 * 3 + 0.45 * 12, abs=1e-2), 'the mean is in neither peak'
+    p[12] = 0.5
+    assert expectation_around_peak(p.log()).item() == pytest.approx(12, abs=1e-3), 'now the other is the higher one'
+
+
+def test_expectation_around_the_only_peak_is_the_expectation():
+    bins = torch.arange(17.)
+    logits = -(bins - torch.rand(60, 4, 1) * 16).abs() * torch.rand(60, 4, 1) * 3
+    assert torch.allclose(expectation_around_peak(logits), expectation(logits), atol=1e-4)
+    assert expectation_around_peak(torch.zeros(17)).item() == pytest.approx(8), 'a flat distribution is one peak'

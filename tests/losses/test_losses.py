@@ -7,8 +7,16 @@ import torch.nn.functional as F
 from mmdet.registry import MODELS
 from reference import assert_close
 
-from gfl_plugin.losses import (ciou_loss, distribution_focal_loss, focal_loss, gaussian_nll_loss,
-                               generalized_focal_loss, giou_loss, quality_focal_loss, varifocal_loss)
+from gfl_plugin.losses import (
+    ciou_loss,
+    distribution_focal_loss,
+    focal_loss,
+    gaussian_nll_loss,
+    generalized_focal_loss,
+    giou_loss,
+    quality_focal_loss,
+    varifocal_loss,
+)
 from gfl_plugin.losses.quality_focal import ClassCells, quality_focal_loss_of_map
 
 BETAS = (0, 0.5, 1, 1.7, 2, 2.5, 4)

@@ -1,0 +1,244 @@
+"""The two axes of the head: every pair of kinds, what may not be, and what a new kind takes."""
+import itertools
+
+import pytest
+import torch
+from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
+from mmengine.config import ConfigDict
+from reference import assert_close, head_config, losses_and_gradients, random_features, random_objects, twin_heads
+
+from gfl_plugin.errors import SetupError
+from gfl_plugin.functional.priors import Places, Priors
+from gfl_plugin.heads.box import DiracDelta
+from gfl_plugin.heads.quality import JointQuality
+from gfl_plugin.registry import BOXES, QUALITIES
+
+QUALITY_LOSSES = {'JointQuality': {'loss_cls'}, 'VarifocalQuality': {'loss_cls'},
+                  'CenternessBranch': {'loss_cls', 'loss_centerness'}, 'IoUBranch': {'loss_cls', 'loss_iou'}}
+BOX_LOSSES = {'GeneralDistribution': {'loss_bbox', 'loss_dfl'}, 'GaussianDistribution': {'loss_bbox', 'loss_nll'},
+              'DiracDelta': {'loss_bbox'}}
+PAIRS = list(itertools.product(QUALITY_LOSSES, BOX_LOSSES))
+
+
+def config_of(quality, box, type='gfl_plugin.GFLHead', **options):
+    config = head_config(type, 'gfl_plugin.', **options)
+    for name in ('loss_cls', 'loss_dfl', 'reg_max'):
+        config.pop(name)
+    config.quality, config.box = ({'type': kind} if isinstance(kind, str) else kind for kind in (quality, box))
+    return config
+
+
+def build(quality='JointQuality', box='GeneralDistribution', **options):
+    """A head whose scores cover the whole range, as after training."""
+    head = MODELS.build(config_of(quality, box, **options))
+    torch.nn.init.normal_(getattr(head, head.quality.cls_layer).weight, std=0.1)
+    torch.nn.init.constant_(getattr(head, head.quality.cls_layer).bias, -1.5)
+    torch.nn.init.normal_(getattr(head, head.box.reg_layer).weight, std=0.15)
+    return head
+
+
+def test_every_kind_is_tested_here():
+    assert set(QUALITIES.module_dict) == set(QUALITY_LOSSES) and set(BOXES.module_dict) == set(BOX_LOSSES)
+
+
+@pytest.mark.parametrize('quality, box', PAIRS)
+def test_every_pair_learns_and_detects(quality, box):
+    head = build(quality, box)
+    features, (objects, metas) = random_features(2, 160, 192), random_objects((5, 3), 160, 192)
+    losses, gradients = losses_and_gradients(head, features, objects, metas)
+    assert set(losses) == QUALITY_LOSSES[quality] | BOX_LOSSES[box]
+    assert all(loss.isfinite() and loss > 0 for loss in losses.values()), losses
+    assert all(g is not None and g.isfinite().all() for g in gradients.values()), 'every parameter should be trained'
+    before = sum(losses.values())
+    optimizer = torch.optim.SGD(head.parameters(), lr=0.02)
+    for _ in range(8):
+        sum(head.loss_by_feat(*head(features), objects, metas).values()).backward()
+        torch.nn.utils.clip_grad_norm_(head.parameters(), 5)
+        optimizer.step()
+        optimizer.zero_grad()
+    after = sum(head.loss_by_feat(*head(features), objects, metas).values())
+    assert after < before, 'a few steps on one batch should lower its loss'
+    with torch.no_grad():
+        detections = head.predict_by_feat(*head(features), batch_img_metas=metas)
+    assert all(len(d) > 0 and d.bboxes.isfinite().all() and (d.scores <= 1).all() for d in detections)
+
+
+@pytest.mark.parametrize('quality, box', PAIRS)
+def test_images_without_objects(quality, box):
+    head, features = build(quality, box), random_features(2, 160, 192)
+    objects, metas = random_objects((0, 0), 160, 192)
+    losses, gradients = losses_and_gradients(head, features, objects, metas)
+    assert losses.pop('loss_cls') > 0 and all(loss == 0 for loss in losses.values()), 'there is background to learn'
+    assert all(g.isfinite().all() for g in gradients.values())
+
+
+@pytest.mark.parametrize('quality, box', PAIRS)
+def test_slots_that_are_no_positives_change_nothing(quality, box):
+    """On a GPU the assigner's positives come among a fixed number of slots; here some are made."""
+    head, features = build(quality, box), random_features(2, 160, 192)
+    objects, metas = random_objects((5, 3), 160, 192)
+    expected, expected_gradients = losses_and_gradients(head, features, objects, metas)
+    assign = head.assigner.assign_batch
+
+    def with_empty_slots(grids, *inputs):
+        found = assign(grids, *inputs)
+        levels = zip(grids, found.places.image.split(found.places.sizes), found.places.prior.split(found.places.sizes),
+                     found.gt.split(found.places.sizes))
+        image, prior, gt = (torch.cat(parts) for parts in zip(*(
+            (torch.cat([image, image.new_tensor([0, 1])]), torch.cat([prior, prior.new_tensor([grid.start] * 2)]),
+             torch.cat([gt, gt.new_tensor([0, 6])])) for grid, image, prior, gt in levels)))
+        valid = torch.cat([torch.arange(size + 2) < size for size in found.places.sizes])
+        places = Places(image, prior, [size + 2 for size in found.places.sizes])
+        return found._replace(places=places, gt=gt, valid=valid)
+
+    head.assigner.assign_batch = with_empty_slots
+    losses, gradients = losses_and_gradients(head, features, objects, metas)
+    for name in expected:
+        assert_close(losses[name], expected[name], name)
+    for name in gradients:
+        assert_close(gradients[name], expected_gradients[name], f'the gradient of {name}')
+
+
+@pytest.mark.parametrize('quality', QUALITY_LOSSES)
+def test_batch_of_two_is_two_singles(quality):
+    head, features, (_, metas) = build(quality), random_features(2, 160, 192), random_objects((3, 5), 160, 192)
+    with torch.no_grad():
+        together = head.predict_by_feat(*head(features), batch_img_metas=metas)
+        alone = [head.predict_by_feat(*head([f[i:i + 1] for f in features]), batch_img_metas=metas[i:i + 1])[0]
+                 for i in range(2)]
+    for a, b in zip(together, alone):
+        assert_close(a.bboxes, b.bboxes, 'the boxes of an image in a batch')
+        assert_close(a.scores, b.scores, 'their scores')
+
+
+def test_the_default_pair_by_its_names():
+    """Written out, the default kinds give what the head's own arguments give."""
+    _, short = twin_heads(reg_max=7)
+    written = MODELS.build(config_of(
+        dict(type='gfl_plugin.JointQuality', loss_cls=dict(type='gfl_plugin.QualityFocalLoss', beta=2.0)),
+        dict(type='gfl_plugin.GeneralDistribution', reg_max=7)))
+    assert list(written.state_dict()) == list(short.state_dict()), 'the keys, in their order'
+    written.load_state_dict(short.state_dict())
+    inputs = random_features(2, 160, 192), *random_objects((5, 3), 160, 192)
+    expected, _ = losses_and_gradients(short, *inputs)
+    for name, loss in losses_and_gradients(written, *inputs)[0].items():
+        assert loss == expected[name], name
+
+
+@pytest.mark.parametrize('quality, loss', [('JointQuality', 'QualityFocalLoss'), ('VarifocalQuality', 'VarifocalLoss'),
+                                           ('CenternessBranch', 'FocalLoss'), ('IoUBranch', 'FocalLoss')])
+def test_mmdetections_losses_may_be_used(quality, loss):
+    ours = build(quality)
+    theirs = build(dict(type=quality, loss_cls=dict(type=loss, use_sigmoid=True)))
+    theirs.load_state_dict(ours.state_dict())
+    inputs = random_features(2, 160, 192), *random_objects((5, 0), 160, 192)
+    results = [losses_and_gradients(head, *inputs) for head in (ours, theirs)]
+    for mine, reference, what in zip(*results, ('', 'the gradient of ')):
+        for name in reference:
+            assert_close(mine[name], reference[name], what + name)
+
+
+@pytest.mark.parametrize('quality', ['CenternessBranch', 'IoUBranch'])
+def test_the_branch_multiplies_the_scores(quality):
+    head, (_, metas) = build(quality), random_objects((1, ), 160, 192)
+    with torch.no_grad():
+        cls_scores, bbox_preds, branch = head(random_features(1, 160, 192))
+        half = [torch.zeros_like(b) for b in branch]
+        alone, = head.predict_by_feat(cls_scores, bbox_preds, batch_img_metas=metas)
+        halved, = head.predict_by_feat(cls_scores, bbox_preds, half, batch_img_metas=metas)
+    assert_close(halved.scores, alone.scores / 2, 'sigmoid(0) times the scores')
+    assert_close(halved.bboxes, alone.bboxes, 'the boxes')
+
+
+@pytest.mark.parametrize('type', ['gfl_plugin.GFLHead', 'gfl_plugin.GFLV2Head'])
+def test_a_head_with_a_branch_in_a_detector(type):
+    """MMDetection hands a third list of maps on by position."""
+    head = build('IoUBranch', type=type)
+    features, (objects, metas) = random_features(2, 160, 192), random_objects((5, 3), 160, 192)
+    samples = [DetDataSample(metainfo=meta, gt_instances=gt) for gt, meta in zip(objects, metas)]
+    losses = head.loss(features, samples)
+    both, found = head.loss_and_predict(features, samples)
+    assert losses.keys() == both.keys() and all(losses[name] == both[name] for name in losses)
+    assert len(found) == 2 and len(head.predict(features, samples)) == 2
+
+
+def test_a_distribution_without_dfl():
+    head = build(box=dict(type='GeneralDistribution', loss_dfl=dict(type='DistributionFocalLoss', loss_weight=0)))
+    inputs = random_features(2, 160, 192), *random_objects((5, 3), 160, 192)
+    losses, gradients = losses_and_gradients(head, *inputs)
+    assert losses['loss_dfl'] == 0 and gradients['gfl_reg.weight'].abs().sum() > 0, 'GIoU loss alone trains it'
+
+
+def test_the_decoding_of_detections_may_be_by_the_mode():
+    mean, mode = (build(box=dict(type='GeneralDistribution', decode=how)) for how in ('mean', 'mode'))
+    mode.load_state_dict(mean.state_dict())
+    features, (objects, metas) = random_features(1, 160, 192), random_objects((3, ), 160, 192)
+    for name, loss in losses_and_gradients(mode, features, objects, metas)[0].items():
+        assert loss == losses_and_gradients(mean, features, objects, metas)[0][name], f'{name} is of the mean in both'
+    # One cell sees a side either 2 or 10 strides away, and everything else nothing.
+    cls_scores, bbox_preds = (([m.new_full(m.shape, -20.) for m in maps]) for maps in mean(features))
+    cls_scores[0][0, 3, 9, 12] = 3.
+    sides = bbox_preds[0][0].unflatten(0, (4, 17))
+    sides[:, 2, 9, 12] = 0.
+    sides[2, 10, 9, 12] = -0.2  # the right side has a second, lower peak
+    (doubtful, ), (decided, ) = (head.predict_by_feat(cls_scores, bbox_preds, batch_img_metas=metas)
+                                 for head in (mean, mode))
+    center = torch.tensor([12 * 8., 9 * 8.])
+    expected = torch.cat([center - 16, center + 16])
+    assert_close(decided.bboxes[0], expected, 'the box of the highest peaks', 1e-4)
+    assert doubtful.bboxes[0, 2] > expected[2] + 20, 'the mean lies between the peaks'
+
+
+def test_gaussian_boxes_start_as_their_priors():
+    head, raw = build(box='GaussianDistribution'), torch.zeros(3, 8)
+    priors = Priors(torch.rand(3, 2) * 50, torch.full((3, 2), 64.), torch.full((3, 2), 8.))
+    assert_close(head.box.decode(raw, priors), priors.boxes(), 'the box of zero logits')
+
+
+# ---- what may not be ----
+
+@pytest.mark.parametrize('axis, kinds', [('quality', QUALITY_LOSSES), ('box', BOX_LOSSES)])
+@pytest.mark.parametrize('name', ['Centreness', 'gfl_plugin.Centreness', 'mmdet.GFLHead', None])
+def test_unknown_kinds_get_the_list(axis, kinds, name):
+    with pytest.raises(SetupError, match=f'no {axis} .*{", ".join(sorted(kinds))}'):
+        MODELS.build(ConfigDict(config_of('JointQuality', 'GeneralDistribution'), **{axis: dict(type=name)}))
+
+
+@pytest.mark.parametrize('leftover', [dict(loss_dfl=dict(type='DistributionFocalLoss')), dict(reg_max=16)])
+def test_arguments_of_the_default_box_beside_another(leftover):
+    name, = leftover
+    with pytest.raises(SetupError, match=f'{name} of the head.*DiracDelta.*{name}=None'):
+        MODELS.build(ConfigDict(config_of('JointQuality', 'DiracDelta'), **leftover))
+    MODELS.build(ConfigDict(config_of('JointQuality', 'DiracDelta'), **{name: None}))
+
+
+def test_arguments_of_the_default_quality_beside_another():
+    loss_cls = dict(type='gfl_plugin.QualityFocalLoss')
+    with pytest.raises(SetupError, match='loss_cls of the head.*IoUBranch.*loss_cls=None'):
+        MODELS.build(ConfigDict(config_of('IoUBranch', 'DiracDelta'), loss_cls=loss_cls))
+
+
+def test_unknown_decoding_is_named():
+    with pytest.raises(ValueError, match="'median'.*mean.*mode"):
+        build(box=dict(type='GeneralDistribution', decode='median'))
+
+
+# ---- a new kind ----
+
+def test_a_new_kind_takes_no_line_of_the_head():
+    class Plain(JointQuality):
+        cls_layer = 'plain_cls'
+
+    class Points(DiracDelta):
+        reg_layer = 'points_reg'
+
+    QUALITIES.register_module(module=Plain)
+    BOXES.register_module(module=Points)
+    try:
+        head = build('Plain', 'Points')
+        assert {'plain_cls.weight', 'points_reg.weight'} < set(head.state_dict())
+        head.init_weights()
+        assert head.plain_cls.bias.sigmoid().allclose(torch.tensor(0.01))
+    finally:
+        del QUALITIES._module_dict['Plain'], BOXES._module_dict['Points']
