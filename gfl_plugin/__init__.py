@@ -12,5 +12,5 @@ ops.install()
 checkpoints.install()
 packages.install()
 
-from . import assigners, coder, datasets, evaluation, heads, hooks, losses  # noqa: E402,F401  (registers them)
+from . import assigners, backbones, coder, datasets, evaluation, heads, hooks, losses  # noqa: E402,F401  (registers them)
 from .version import __version__  # noqa: E402,F401

@@ -7,6 +7,7 @@ import torch
 from mmdet.registry import DATASETS, MODELS
 from mmdet.structures import DetDataSample
 from reference import random_objects
+from timm_setup import need_timm
 from tool_runs import ROOT, parse
 
 from gfl_plugin import engine
@@ -24,7 +25,10 @@ def load(name, *arguments):
 
 @pytest.mark.parametrize('name', CONFIGS)
 def test_computes_a_loss(name):
-    compute_loss(load(name).model)
+    model = load(name).model
+    if model.backbone.type == 'gfl_plugin.TIMMBackbone':
+        need_timm()
+    compute_loss(model)
 
 
 def compute_loss(config):

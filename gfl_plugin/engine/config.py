@@ -60,6 +60,8 @@ def _drop_pretrained(node: ConfigDict) -> None:
     init = node.get('init_cfg')
     if isinstance(init, dict) and init.get('type') == 'Pretrained':
         node['init_cfg'] = None
+    if node.get('pretrained') is True:  # of gfl_plugin.TIMMBackbone
+        node['pretrained'] = False
 
 
 def _visit(node: Any, act: Callable[[ConfigDict], None]) -> None:

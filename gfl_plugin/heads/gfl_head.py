@@ -102,10 +102,11 @@ class GFLHead(AnchorHead):
         cls_feat = reg_feat = x
         for cls_conv, reg_conv in zip(self.cls_convs, self.reg_convs):
             cls_feat, reg_feat = cls_conv(cls_feat), reg_conv(reg_feat)
-        cls_layer, reg_layer = getattr(self, self.quality.cls_layer), getattr(self, self.box.reg_layer)
-        maps = cls_layer(cls_feat), scale(reg_layer(reg_feat)).float()
-        branch_layer = self.quality.branch_layer
-        return maps if branch_layer is None else (*maps, getattr(self, branch_layer)(reg_feat))
+        maps = [getattr(self, self.quality.cls_layer)(cls_feat),
+                scale(getattr(self, self.box.reg_layer)(reg_feat)).float()]
+        if self.quality.branch_layer is not None:
+            maps.append(getattr(self, self.quality.branch_layer)(reg_feat))
+        return tuple(maps)
 
     def prior_grids(self, maps: Sequence[Tensor]) -> List[PriorGrid]:
         """The grid of priors of each of L maps (B, _, H, W)."""

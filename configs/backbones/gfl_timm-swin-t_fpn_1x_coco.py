@@ -1,0 +1,7 @@
+# Swin-T. Transformers and their kin train with AdamW; the rate is the one that MMDetection has for Swin.
+_base_ = './gfl_timm-resnet50_fpn_1x_coco.py'
+
+model = dict(backbone=dict(model_name='swin_tiny_patch4_window7_224'))
+optim_wrapper = dict(
+    optimizer=dict(_delete_=True, type='AdamW', lr=0.0001, weight_decay=0.05),
+    paramwise_cfg=dict(norm_decay_mult=0, bias_decay_mult=0))

@@ -1,0 +1,97 @@
+"""Any model of timm as a backbone."""
+from functools import partial
+from typing import Any, List, Sequence
+
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from ..errors import SetupError
+from ..registry import MODELS
+
+
+def import_timm():
+    """timm, which nothing else here needs.
+
+    Raises:
+        SetupError: It is not installed, or does not import.
+    """
+    try:
+        import timm
+    except ModuleNotFoundError as error:
+        raise SetupError(f'gfl_plugin.TIMMBackbone needs timm, and {error}: pip install timm. It pulls torchvision, '
+                         'which has to be the one that was built for your PyTorch') from error
+    except RuntimeError as error:  # torchvision without the operators that it was compiled with
+        raise SetupError(f'gfl_plugin.TIMMBackbone needs timm, whose torchvision does not import: {error}. Install the '
+                         'torchvision that was built for your PyTorch') from error
+    return timm
+
+
+@MODELS.register_module()
+class TIMMBackbone(BaseModule):
+    """The feature maps of a timm model at some strides, whichever of its levels these are.
+
+    Args:
+        model_name: As in ``timm.list_models()``.
+        strides: L strides of the maps that are wanted, in pixels; by default those of C3 to C5.
+        pretrained: Whether a training starts from timm's weights; they are downloaded then, and not for a test.
+        norm_eval: Whether batch statistics stay as they are, for small batches of pretrained models.
+        options: Of ``timm.create_model``, such as ``drop_path_rate``.
+
+    Attributes:
+        channels: L channels of the maps, for the neck.
+
+    Raises:
+        SetupError: There is no timm, or no such model; it gives no features, or not at these strides, or takes images
+            of one size only.
+    """
+
+    def __init__(self, model_name: str, strides: Sequence[int] = (8, 16, 32), pretrained: bool = False,
+                 norm_eval: bool = False, init_cfg=None, **options: Any) -> None:
+        super().__init__(init_cfg)
+        self.model_name, self.pretrained, self.norm_eval, self.options = model_name, pretrained, norm_eval, options
+        every_stride = self._create().feature_info.reduction()
+        if not set(strides) <= set(every_stride):
+            raise SetupError(f'{model_name} of timm has features at strides {every_stride}, and strides '
+                             f'{list(strides)} are what the neck is to have')
+        # Of several levels of one stride the last has seen most. Deeper levels than these are not built at all.
+        self.options['out_indices'] = [len(every_stride) - 1 - every_stride[::-1].index(s) for s in strides]
+        self.model = self._create()
+        self.channels = self.model.feature_info.channels()
+
+    def _create(self, pretrained: bool = False) -> nn.Module:
+        timm = import_timm()
+        if not timm.is_model(self.model_name):
+            similar = timm.list_models(f'*{self.model_name}*')[:5] or timm.list_models(f'{self.model_name[:4]}*')[:5]
+            raise SetupError(f'timm {timm.__version__} has no model {self.model_name!r}'
+                             + (f'; it has {", ".join(similar)}, ...' if similar else ''))
+        create = partial(timm.create_model, self.model_name, features_only=True, pretrained=pretrained, **self.options)
+        try:
+            if not timm.get_pretrained_cfg(self.model_name).fixed_input_size or 'dynamic_img_size' in self.options:
+                return create()
+            try:
+                return create(strict_img_size=False)  # a Swin's windows adapt to other sizes when told so
+            except TypeError:
+                create()  # if it gives features at all
+                raise RuntimeError('it takes images of one size, if no option such as dynamic_img_size=True is for more')
+        except (AttributeError, RuntimeError, TypeError) as error:
+            raise SetupError(f'{self.model_name} of timm gives no maps to a neck (features_only): {error}') from error
+
+    def init_weights(self) -> None:
+        if self.pretrained:
+            self.model.load_state_dict(self._create(pretrained=True).state_dict())
+        super().init_weights()
+
+    def train(self, mode: bool = True) -> 'TIMMBackbone':
+        super().train(mode)
+        if self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
+
+    def forward(self, x: Tensor) -> List[Tensor]:
+        """Images (B, 3, H, W) to L maps (B, channels, H / stride, W / stride)."""
+        maps = self.model(x)
+        if getattr(self.model, 'output_fmt', None) == 'NHWC':  # Swin's
+            maps = [m.permute(0, 3, 1, 2).contiguous() for m in maps]
+        return maps

@@ -1,0 +1,70 @@
+"""Models of timm as backbones, of several families; skipped where timm is not installed."""
+import sys
+
+import pytest
+import torch
+from mmdet.registry import MODELS
+from timm_setup import need_timm
+from tool_runs import SHAPES, SMALL, parse
+
+from gfl_plugin import engine
+from gfl_plugin.errors import SetupError
+
+FAMILIES = ['resnet18', 'mobilenetv3_small_050', 'regnety_002', 'swin_tiny_patch4_window7_224', 'convnext_atto']
+
+
+@pytest.fixture
+def timm():
+    need_timm()
+    import timm
+    return timm
+
+
+@pytest.mark.parametrize('name', FAMILIES)
+def test_maps_are_what_the_neck_expects(timm, name):
+    backbone = MODELS.build(dict(type='gfl_plugin.TIMMBackbone', model_name=name)).eval()
+    maps = backbone(torch.randn(2, 3, 128, 160))
+    assert [tuple(m.shape) for m in maps] == [
+        (2, c, 128 // s, 160 // s) for c, s in zip(backbone.channels, (8, 16, 32))], 'NCHW at strides 8, 16, 32'
+
+
+@pytest.mark.parametrize('name', ['mobilenetv3_small_050', 'regnety_002', 'swin_tiny_patch4_window7_224'])
+def test_another_model_by_its_name_alone(timm, name, tmp_path):
+    """One iteration on the shapes from one config, and nothing but the name on the command line."""
+    (tmp_path / 'mine.py').write_text(f"""_base_ = {SHAPES!r}
+model = dict(
+    type='gfl_plugin.SingleStageDetector',
+    backbone=dict(_delete_=True, type='gfl_plugin.TIMMBackbone', model_name='resnet18'),
+    neck=dict(in_channels=None, start_level=0))
+""")
+    small = [setting for setting in SMALL if not setting.startswith(('model.backbone', 'model.neck.in_channels'))]
+    engine.train(parse('train', str(tmp_path / 'mine.py'), '--data-root', str(tmp_path / 'data'), '--work-dir',
+                       str(tmp_path / 'run'), '--cfg-options', *small, f'model.backbone.model_name={name}',
+                       'train_dataloader.dataset.num_images=4', 'train_cfg.max_epochs=1', f'experiment_name={name}'))
+    assert (tmp_path / 'run' / 'epoch_1.pth').exists()
+
+
+@pytest.mark.parametrize('options, said', [
+    (dict(model_name='resnet1888'), 'no model .resnet1888.'),
+    (dict(model_name='vit_tiny_patch16_224'), 'vit_tiny_patch16_224 .*one size.*dynamic_img_size'),
+    (dict(model_name='vit_tiny_patch16_224', dynamic_img_size=True), r'at strides \[16, .*\[8, 16, 32\]'),
+    (dict(model_name='resnet18', strides=(8, 16, 32, 64)), r'resnet18 .*\[2, 4, 8, 16, 32\].*\[8, 16, 32, 64\]'),
+    (dict(model_name='mixer_s16_224'), 'mixer_s16_224 .*one size'),
+    (dict(model_name='tnt_s_patch16_224'), 'tnt_s_patch16_224 .*features_only not implemented'),
+])
+def test_models_that_do_not_fit_are_named(timm, options, said):
+    with pytest.raises(SetupError, match=said):
+        MODELS.build(dict(type='gfl_plugin.TIMMBackbone', **options))
+
+
+def test_only_what_is_needed_is_built_and_normalised(timm):
+    backbone = MODELS.build(dict(type='gfl_plugin.TIMMBackbone', model_name='resnet18', strides=(8, 16),
+                                 norm_eval=True)).train()
+    assert not any('layer4' in name for name, _ in backbone.named_parameters()), 'nobody reads C5'
+    assert not any(m.training for m in backbone.modules() if isinstance(m, torch.nn.BatchNorm2d))
+
+
+def test_without_timm_the_error_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'timm', None)
+    with pytest.raises(SetupError, match='pip install timm'):
+        MODELS.build(dict(type='gfl_plugin.TIMMBackbone', model_name='resnet18'))
