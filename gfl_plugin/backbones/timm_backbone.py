@@ -1,5 +1,4 @@
 """Any model of timm as a backbone."""
-from functools import partial
 from typing import Any, List, Sequence
 
 from mmengine.model import BaseModule
@@ -64,17 +63,16 @@ class TIMMBackbone(BaseModule):
             similar = timm.list_models(f'*{self.model_name}*')[:5] or timm.list_models(f'{self.model_name[:4]}*')[:5]
             raise SetupError(f'timm {timm.__version__} has no model {self.model_name!r}'
                              + (f'; it has {", ".join(similar)}, ...' if similar else ''))
-        create = partial(timm.create_model, self.model_name, features_only=True, pretrained=pretrained, **self.options)
+        options = dict(self.options)
+        if timm.get_pretrained_cfg(self.model_name).fixed_input_size and 'dynamic_img_size' not in options:
+            options['strict_img_size'] = False  # a Swin's windows adapt to other sizes when told so
         try:
-            if not timm.get_pretrained_cfg(self.model_name).fixed_input_size or 'dynamic_img_size' in self.options:
-                return create()
-            try:
-                return create(strict_img_size=False)  # a Swin's windows adapt to other sizes when told so
-            except TypeError:
-                create()  # if it gives features at all
-                raise RuntimeError('it takes images of one size, if no option such as dynamic_img_size=True is for more')
+            return timm.create_model(self.model_name, features_only=True, pretrained=pretrained, **options)
         except (AttributeError, RuntimeError, TypeError) as error:
-            raise SetupError(f'{self.model_name} of timm gives no maps to a neck (features_only): {error}') from error
+            reason = error
+            if isinstance(error, TypeError) and "'strict_img_size'" in str(error):
+                reason = 'it takes images of one size, if no option such as dynamic_img_size=True is for more'
+            raise SetupError(f'{self.model_name} of timm gives no maps to a neck (features_only): {reason}') from error
 
     def init_weights(self) -> None:
         if self.pretrained:

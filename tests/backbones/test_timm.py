@@ -50,11 +50,19 @@ model = dict(
     (dict(model_name='vit_tiny_patch16_224', dynamic_img_size=True), r'at strides \[16, .*\[8, 16, 32\]'),
     (dict(model_name='resnet18', strides=(8, 16, 32, 64)), r'resnet18 .*\[2, 4, 8, 16, 32\].*\[8, 16, 32, 64\]'),
     (dict(model_name='mixer_s16_224'), 'mixer_s16_224 .*one size'),
-    (dict(model_name='tnt_s_patch16_224'), 'tnt_s_patch16_224 .*features_only not implemented'),
 ])
 def test_models_that_do_not_fit_are_named(timm, options, said):
     with pytest.raises(SetupError, match=said):
         MODELS.build(dict(type='gfl_plugin.TIMMBackbone', **options))
+
+
+def test_models_without_features_are_named(timm, monkeypatch):
+    def create_model(name, features_only, **options):  # as older versions of timm have some
+        raise RuntimeError('features_only not implemented for Vision Transformer models.')
+
+    monkeypatch.setattr(timm, 'create_model', create_model)
+    with pytest.raises(SetupError, match='deit_tiny_patch16_224 .*features_only not implemented'):
+        MODELS.build(dict(type='gfl_plugin.TIMMBackbone', model_name='deit_tiny_patch16_224'))
 
 
 def test_only_what_is_needed_is_built_and_normalised(timm):
