@@ -1,4 +1,7 @@
 """Which kind of each axis a head has."""
+import inspect
+from typing import Union
+
 from mmdet.utils import ConfigType, OptConfigType
 from mmengine.registry import Registry
 from torch import nn
@@ -6,12 +9,12 @@ from torch import nn
 from ..errors import SetupError
 
 
-def choose_kind(axis: str, given: OptConfigType, default: str, **shorthand) -> ConfigType:
+def choose_kind(axis: str, given: Union[OptConfigType, str], default: str, **shorthand) -> ConfigType:
     """The config of a kind: the one given, or that of the default with the head's own arguments for it.
 
     Args:
         axis: Name of the axis, for the error.
-        given: Config of a kind, or ``None`` for the default.
+        given: Config of a kind, or its type alone, or ``None`` for the default.
         default: Type of the default.
         shorthand: Arguments of the default kind that the head takes in its place; ``None`` for not given.
 
@@ -21,6 +24,7 @@ def choose_kind(axis: str, given: OptConfigType, default: str, **shorthand) -> C
     shorthand = {name: value for name, value in shorthand.items() if value is not None}
     if given is None:
         return dict(type=default, **shorthand)
+    given = dict(type=given) if isinstance(given, str) else given
     if shorthand:
         names, kind = ', '.join(shorthand), given.get('type')
         raise SetupError(f'{names} of the head say how its default {axis}, {default}, is, and {axis}=dict(type={kind!r}'
@@ -33,7 +37,7 @@ def build_kind(registry: Registry, config: ConfigType) -> nn.Module:
     """A kind from its config, by its name with or without the scope of the registry.
 
     Raises:
-        SetupError: There is no such kind; the message lists those there are.
+        SetupError: There is no such kind, or it takes no such argument; the message lists those there are.
     """
     arguments = {name: value for name, value in config.items() if name not in ('type', '_scope_')}
     name = str(config.get('type'))
@@ -41,4 +45,9 @@ def build_kind(registry: Registry, config: ConfigType) -> nn.Module:
     kind = kinds.get(name.removeprefix(f'{registry.scope}.'))
     if kind is None:
         raise SetupError(f'There is no {registry.name} {name!r}; there are {", ".join(sorted(kinds))}')
+    signature = inspect.signature(kind)
+    try:
+        signature.bind(**arguments)
+    except TypeError as error:
+        raise SetupError(f'The {registry.name} {name} {error}; it takes {", ".join(signature.parameters)}') from error
     return kind(**arguments)

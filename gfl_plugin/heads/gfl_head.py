@@ -1,5 +1,5 @@
 """The Generalized Focal Loss head (arXiv:2006.04388) on MMDetection's interface of a dense head."""
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 from mmcv.cnn import ConvModule, Scale
@@ -39,8 +39,8 @@ class GFLHead(AnchorHead):
         loss_dfl, bbox_coder, reg_max: Of the default kind of box: loss of its distributions (DFL), what encodes and
             decodes distances, and n, the largest bin; a side is at most n strides from the centre of its prior.
         init_cfg: Initialization; by default that of the paper, with scores of 0.01 to start with.
-        quality: One of :mod:`gfl_plugin.heads.quality`, as a config.
-        box: One of :mod:`gfl_plugin.heads.box`, as a config.
+        quality: One of :mod:`gfl_plugin.heads.quality`, as a config or by its type alone.
+        box: One of :mod:`gfl_plugin.heads.box`, likewise.
 
     Raises:
         SetupError: ``quality`` or ``box`` is none of the kinds there are, or comes with arguments of the default one.
@@ -59,8 +59,8 @@ class GFLHead(AnchorHead):
                  bbox_coder: OptConfigType = None,
                  reg_max: Optional[int] = None,
                  init_cfg: MultiConfig = None,
-                 quality: OptConfigType = None,
-                 box: OptConfigType = None,
+                 quality: Union[OptConfigType, str] = None,
+                 box: Union[OptConfigType, str] = None,
                  **kwargs) -> None:
         self.stacked_convs, self.conv_cfg, self.norm_cfg = stacked_convs, conv_cfg, norm_cfg
         self.axes = (choose_kind('quality', quality, 'JointQuality', loss_cls=loss_cls),

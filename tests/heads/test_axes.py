@@ -204,6 +204,21 @@ def test_arguments_of_the_default_quality_beside_another():
         MODELS.build(ConfigDict(config_of('IoUBranch', 'DiracDelta'), loss_cls=loss_cls))
 
 
+@pytest.mark.parametrize('quality, said', [
+    (dict(type='gfl_plugin.IoUBranch', loss_centerness=dict()), "IoUBranch .*'loss_centerness'; it takes .*loss_iou"),
+    (dict(type='JointQuality', beta=2), "JointQuality .*'beta'; it takes loss_cls")])
+def test_arguments_a_kind_does_not_take(quality, said):
+    with pytest.raises(SetupError, match=said):
+        build(quality)
+
+
+def test_a_kind_by_its_type_alone():
+    config = config_of('IoUBranch', 'DiracDelta')
+    config.quality, config.box = 'gfl_plugin.IoUBranch', 'DiracDelta'
+    head = MODELS.build(config)
+    assert {'atss_iou.weight', 'atss_reg.weight'} < set(head.state_dict())
+
+
 def test_unknown_decoding_is_named():
     with pytest.raises(ValueError, match="'median'.*mean.*mode"):
         build(box=dict(type='GeneralDistribution', decode='median'))
