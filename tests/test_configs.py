@@ -87,3 +87,13 @@ def test_the_new_backbone_of_the_readme(tmp_path):
     config = engine.load_config(parse('train', str(tmp_path / 'mine.py'), '--no-pretrained'))
     assert 'RegNet' in config.model.backbone.type
     compute_loss(config.model)
+
+
+@pytest.mark.parametrize('named', ['IoUBranch', 'convnext_tiny'])
+def test_other_configs_of_the_readme(named, tmp_path):
+    blocks = re.findall(r'```python\n(.*?)```', (ROOT / 'README.md').read_text(), re.S)
+    (tmp_path / 'mine.py').write_text(next(block for block in blocks if named in block))
+    model = engine.load_config(parse('train', str(tmp_path / 'mine.py'), '--no-pretrained')).model
+    if model.backbone.type == 'gfl_plugin.TIMMBackbone':
+        need_timm()
+    compute_loss(model)
