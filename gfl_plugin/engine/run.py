@@ -190,10 +190,11 @@ class _Start(NamedTuple):
 
 def _decide_start(options: Options, config: Config) -> _Start:
     """Start afresh, or go on as ``--resume`` says; what torchrun starts again goes on by itself."""
-    restarted = resume.is_restarted()
-    folder = _training_folder(options, config, restarted)
+    folder = _training_folder(options, config)
+    started_again = resume.is_started_again(folder)
+    resume.sign(folder)
     remarks: List[str] = []
-    if restarted or options.resume == 'auto':
+    if started_again or options.resume == 'auto':
         path, damaged = resume.newest_whole(folder)
         if path is not None:
             return _Start(folder, path, True, [f'{one}: the run goes on from {path}' for one in damaged])
@@ -207,7 +208,7 @@ def _decide_start(options: Options, config: Config) -> _Start:
     return _Start(folder, options.resume, True, remarks)
 
 
-def _training_folder(options: Options, config: Config, restarted: bool) -> str:
+def _training_folder(options: Options, config: Config) -> str:
     """A folder that no earlier run has written to, or the run's to go on with.
 
     ``work_dirs/NAME``, else ``NAME-2``, ``NAME-3``...; a folder that was asked for by name is taken or refused.
@@ -217,13 +218,12 @@ def _training_folder(options: Options, config: Config, restarted: bool) -> str:
     if options.resume is not None:
         return base if asked else _latest(base)
     folder, number = base, 1
-    while _has_content(folder) and not (restarted and (asked or resume.is_ours(folder))):
+    while _has_content(folder) and not resume.is_started_again(folder):
         if asked:
             raise SetupError(f'{base} holds an earlier run, and a new one overwrites nothing. Go on with it by '
                              '--resume, or name another --work-dir')
         number += 1
         folder = f'{base}-{number}'
-    resume.sign(folder)
     return folder
 
 
