@@ -1,6 +1,5 @@
 """Which checkpoint a run goes on from, and in which folder."""
 import os
-import pickle
 import re
 import socket
 import zipfile
@@ -54,8 +53,8 @@ def damage(path: str) -> Optional[str]:
         return broken and f'the checksum of {broken} is wrong'
     except checkpoints.UnsafeCheckpointError:
         raise
-    except (OSError, EOFError, RuntimeError, ValueError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
-        return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except Exception as error:  # readers stumble in many ways over bytes that are not what they expect
+        return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _candidates(folder: str) -> List[str]:
@@ -69,7 +68,7 @@ def _candidates(folder: str) -> List[str]:
             named = os.path.join(folder, os.path.basename(named))
     place = os.path.dirname(named) if named else folder
     entries = [entry for entry in (os.scandir(place) if os.path.isdir(place) else ()) if entry.is_file()
-               and re.fullmatch(r'(?!best_|\.).*\d\.pth|interrupted\.pth', entry.name)]
+               and re.fullmatch(r'(?!best_|\.).*_\d+\.pth|interrupted\.pth', entry.name)]
     others = [entry.path for entry in sorted(entries, key=lambda entry: -entry.stat().st_mtime_ns)]
     pointed = [named] if named and os.path.isfile(named) else []
     return pointed + [path for path in others if path not in pointed]

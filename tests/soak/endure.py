@@ -101,9 +101,9 @@ def endure(options):
         while hook.started.value < 0 and process.is_alive():
             time.sleep(0.005)
         if time_ > 0:  # the first starts
-            begin = hook.started.value
-            resumed += reached == 0 or begin > 0
+            begin = hook.started.value  # -1 where it could not start
             lost.append(reached - max(begin, 0))
+            resumed += begin >= 0 and lost[-1] <= INTERVAL
         if process.is_alive():
             time.sleep(rng.uniform(0, options.longest))
             os.kill(process.pid, number)
