@@ -68,11 +68,13 @@ def one_rank(rank: int, world_size: int, port: int, order, file: str) -> None:
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize('order', [(0, 1, 2, 3), (0, 1, 3, 1)], ids=['objects_on_both', 'a_rank_without_objects'])
+@pytest.mark.parametrize('ranks, order', [
+    (2, (0, 1, 2, 3)), (2, (0, 1, 3, 1)), pytest.param(4, (0, 1, 2, 3), marks=pytest.mark.soak)],
+    ids=['objects_on_both', 'one_of_two_without_objects', 'one_of_four_without_objects'])
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason='needs gloo')
-def test_two_ranks_are_one_process_on_the_whole_batch(order, tmp_path):
+def test_ranks_are_one_process_on_the_whole_batch(ranks, order, tmp_path):
     file = str(tmp_path / 'result')
-    torch.multiprocessing.spawn(one_rank, (2, free_port(), order, file), nprocs=2)
+    torch.multiprocessing.spawn(one_rank, (ranks, free_port(), order, file), nprocs=ranks)
     losses, gradients = torch.load(file, weights_only=True)
     head, features, objects, metas = head_and_batch()
     index = list(order)

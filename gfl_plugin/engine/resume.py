@@ -1,6 +1,5 @@
 """Which checkpoint a run goes on from, and in which folder."""
 import os
-import pickle
 import re
 import socket
 import zipfile
@@ -54,8 +53,8 @@ def damage(path: str) -> Optional[str]:
         return broken and f'the checksum of {broken} is wrong'
     except checkpoints.UnsafeCheckpointError:
         raise
-    except (OSError, EOFError, RuntimeError, ValueError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
-        return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except Exception as error:  # readers stumble in many ways over bytes that are not what they expect
+        return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _candidates(folder: str) -> List[str]:
@@ -69,34 +68,38 @@ def _candidates(folder: str) -> List[str]:
             named = os.path.join(folder, os.path.basename(named))
     place = os.path.dirname(named) if named else folder
     entries = [entry for entry in (os.scandir(place) if os.path.isdir(place) else ()) if entry.is_file()
-               and re.fullmatch(r'(?!best_|\.).*\d\.pth|interrupted\.pth', entry.name)]
+               and re.fullmatch(r'(?!best_|\.).*_\d+\.pth|interrupted\.pth', entry.name)]
     others = [entry.path for entry in sorted(entries, key=lambda entry: -entry.stat().st_mtime_ns)]
     pointed = [named] if named and os.path.isfile(named) else []
     return pointed + [path for path in others if path not in pointed]
 
 
-def is_restarted() -> bool:
-    """Whether torchrun has started this process again after a failure (``--max-restarts``)."""
-    return int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)) > 0
-
-
 def sign(folder: str) -> None:
-    """Note in a new run's folder which torchrun it belongs to."""
+    """Note in a run's folder which torchrun it belongs to."""
     if 'TORCHELASTIC_RUN_ID' in os.environ:
         os.makedirs(folder, exist_ok=True)
         with open(os.path.join(folder, LAUNCH), 'w') as file:
             file.write(_launch())
 
 
-def is_ours(folder: str) -> bool:
-    """Whether the torchrun that started this process has started the run in ``folder`` before."""
+def is_started_again(folder: str) -> bool:
+    """Whether the run in ``folder`` belongs to the torchrun that has started this process (``--max-restarts``).
+
+    TORCHELASTIC_RESTART_COUNT does not say so on the machines whose processes ended because another's did.
+    """
     try:
         with open(os.path.join(folder, LAUNCH)) as file:
-            return file.read() == _launch()
+            return 'TORCHELASTIC_RUN_ID' in os.environ and file.read() == _launch()
     except OSError:
         return False
 
 
 def _launch() -> str:
-    # The agent of torchrun is the parent of all processes that it starts, and outlives them.
-    return f'{socket.gethostname()} {os.getppid()} {os.environ.get("TORCHELASTIC_RUN_ID")}'
+    """The agent of torchrun is the parent of all processes that it starts, and outlives them."""
+    agent = os.getppid()
+    try:  # in containers the same number comes again and again; with its time of start it does not
+        with open(f'/proc/{agent}/stat') as file:
+            start = file.read().rpartition(')')[2].split()[19]
+    except OSError:
+        start = ''
+    return f'{socket.gethostname()} {agent} {start}'

@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import time
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, ContextManager, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import torch
 from mmengine.config import Config, ConfigDict
@@ -46,21 +46,12 @@ def train(options: Options) -> Runner:
         RunError: The run cannot go on: a full disk, a loss that is not finite.
         Interrupted: A signal ended it, and it is saved.
     """
-    config = load_config(options)
-    _prepare_processes(config, options)
-    start: _Start = _on_all_ranks(lambda: _decide_start(options, config))
-    config.work_dir, config.load_from, config.resume = start.folder, start.checkpoint, start.resume
-    if options.amp:
-        if not torch.cuda.is_available():
-            raise SetupError('--amp needs a CUDA device: half precision is slower on a CPU')
-        config.optim_wrapper.type = 'AmpOptimWrapper'
-        config.optim_wrapper.loss_scale = 'dynamic'
-    if options.auto_scale_lr:
-        if 'base_batch_size' not in config.get('auto_scale_lr', {}):
-            raise SetupError('--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in the config: the batch '
-                             'size over all devices that its learning rate is for')
-        config.auto_scale_lr.enable = True
-    with checkpoints.trusting() if options.trust_checkpoint else contextlib.nullcontext(), _explaining_a_full_disk():
+    with _trust(options), _explaining_a_full_disk():
+        config = load_config(options)
+        _prepare_processes(config, options)
+        start: _Start = _on_all_ranks(lambda: _decide_start(options, config))
+        config.work_dir, config.load_from, config.resume = start.folder, start.checkpoint, start.resume
+        _set_precision_and_rate(config, options)
         runner = _build(config)
         for remark in start.remarks:
             runner.logger.warning(remark)
@@ -71,6 +62,19 @@ def train(options: Options) -> Runner:
                 if isinstance(hook, InterruptHook):
                     hook.restore()
     return runner
+
+
+def _set_precision_and_rate(config: Config, options: Options) -> None:
+    if options.amp:
+        if not torch.cuda.is_available():
+            raise SetupError('--amp needs a CUDA device: half precision is slower on a CPU')
+        config.optim_wrapper.type = 'AmpOptimWrapper'
+        config.optim_wrapper.loss_scale = 'dynamic'
+    if options.auto_scale_lr:
+        if 'base_batch_size' not in config.get('auto_scale_lr', {}):
+            raise SetupError('--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in the config: the batch '
+                             'size over all devices that its learning rate is for')
+        config.auto_scale_lr.enable = True
 
 
 def test(options: Options) -> Tuple[Runner, Dict[str, float]]:
@@ -96,7 +100,7 @@ def test(options: Options) -> Tuple[Runner, Dict[str, float]]:
         evaluator = config.test_evaluator
         evaluators = list(evaluator) if isinstance(evaluator, (list, tuple)) else [evaluator]
         config.test_evaluator = evaluators + [dict(type='DumpDetResults', out_file_path=options.out)]
-    with checkpoints.trusting() if options.trust_checkpoint else contextlib.nullcontext():
+    with _trust(options):
         runner = _build(config, dump_config=False)
         return runner, runner.test()
 
@@ -149,6 +153,10 @@ def _prepare_processes(config: Config, options: Options) -> None:
                          'torchrun and --launcher pytorch')
 
 
+def _trust(options: Options) -> ContextManager:
+    return checkpoints.trusting() if options.trust_checkpoint else contextlib.nullcontext()
+
+
 @contextlib.contextmanager
 def _explaining_a_full_disk() -> Iterator[None]:
     """Whatever a run writes when there is no more space, a log, a curve or a checkpoint, it ends with one paragraph."""
@@ -191,10 +199,11 @@ class _Start(NamedTuple):
 
 def _decide_start(options: Options, config: Config) -> _Start:
     """Start afresh, or go on as ``--resume`` says; what torchrun starts again goes on by itself."""
-    restarted = resume.is_restarted()
-    folder = _training_folder(options, config, restarted)
+    folder = _training_folder(options, config)
+    started_again = resume.is_started_again(folder)
+    resume.sign(folder)
     remarks: List[str] = []
-    if restarted or options.resume == 'auto':
+    if started_again or options.resume == 'auto':
         path, damaged = resume.newest_whole(folder)
         if path is not None:
             return _Start(folder, path, True, [f'{one}: the run goes on from {path}' for one in damaged])
@@ -208,7 +217,7 @@ def _decide_start(options: Options, config: Config) -> _Start:
     return _Start(folder, options.resume, True, remarks)
 
 
-def _training_folder(options: Options, config: Config, restarted: bool) -> str:
+def _training_folder(options: Options, config: Config) -> str:
     """A folder that no earlier run has written to, or the run's to go on with.
 
     ``work_dirs/NAME``, else ``NAME-2``, ``NAME-3``...; a folder that was asked for by name is taken or refused.
@@ -218,18 +227,17 @@ def _training_folder(options: Options, config: Config, restarted: bool) -> str:
     if options.resume is not None:
         return base if asked else _latest(base)
     folder, number = base, 1
-    while _has_content(folder) and not (restarted and (asked or resume.is_ours(folder))):
+    while _has_content(folder) and not resume.is_started_again(folder):
         if asked:
             raise SetupError(f'{base} holds an earlier run, and a new one overwrites nothing. Go on with it by '
                              '--resume, or name another --work-dir')
         number += 1
         folder = f'{base}-{number}'
-    resume.sign(folder)
     return folder
 
 
 def _has_content(folder: str) -> bool:
-    return os.path.isdir(folder) and any(os.scandir(folder))
+    return os.path.isdir(folder) and any(entry.name != resume.LAUNCH for entry in os.scandir(folder))
 
 
 def _latest(base: str) -> str:

@@ -107,6 +107,15 @@ def test_a_damaged_checkpoint_is_not_resumed_from(spoil, tmp_path):
         engine.train(on_shapes(*arguments, '--resume'))
 
 
+def test_the_format_of_old_is_resumed_from(tmp_path):
+    run = tmp_path / 'run'
+    arguments = 'train', tmp_path / 'data', '--work-dir', str(run)
+    engine.train(on_shapes(*arguments, settings=['train_cfg.max_epochs=1']))
+    content = torch.load(run / 'epoch_1.pth', weights_only=True)
+    torch.save(content, run / 'epoch_1.pth', _use_new_zipfile_serialization=False)
+    assert engine.train(on_shapes(*arguments, '--resume')).iter == 8
+
+
 def test_a_folder_that_has_moved_is_resumed(tmp_path):
     arguments = 'train', tmp_path / 'data', '--work-dir'
     engine.train(on_shapes(*arguments, str(tmp_path / 'here'), settings=['train_cfg.max_epochs=1']))

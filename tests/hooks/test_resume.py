@@ -1,11 +1,14 @@
 """A run that was ended and goes on is the run that it would have been."""
 import contextlib
+import multiprocessing
 import os
 import signal
+import time
 from unittest import mock
 
 import pytest
 import torch
+from mmdet.models.detectors import SingleStageDetector
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from tool_runs import log, on_shapes, scalars
@@ -111,33 +114,19 @@ def test_a_run_is_interrupted_again_and_again(whole, tmp_path):
 
 def test_without_a_seed_the_order_of_the_data_goes_on(whole, tmp_path):
     """A run that chose its seed itself: its data come in the same order, though the resumed one chose another."""
-    settings = [*EXACT, 'randomness.seed=None', 'train_dataloader.dataset.pipeline.2.prob=0.0']
-    seen = []
+    settings, batches, loss = [*EXACT, 'randomness.seed=None'], [], SingleStageDetector.loss
 
-    def noting(name):
-        names = []
-        seen.append(names)
+    def noting(self, inputs, samples):
+        batches.append([os.path.basename(sample.img_path) for sample in samples])
+        return loss(self, inputs, samples)
 
-        @contextlib.contextmanager
-        def note():
-            step = 'mmdet.models.detectors.SingleStageDetector.loss'
-            from mmdet.models.detectors import SingleStageDetector
-            loss = SingleStageDetector.loss
-
-            def noted(self, inputs, samples):
-                names.append([os.path.basename(sample.img_path) for sample in samples])
-                return loss(self, inputs, samples)
-            with mock.patch(step, noted):
-                yield
-        return note()
-
-    first = 'train', whole / 'data', '--work-dir', str(tmp_path / 'first')
-    with noting('first'):
-        engine.train(on_shapes(*first, settings=settings))
-    second = 'train', whole / 'data', '--work-dir', str(tmp_path / 'second')
-    with noting('second'):
-        engine.train(on_shapes(*second, '--resume', str(tmp_path / 'first' / 'epoch_2.pth'), settings=settings))
-    assert len(seen[1]) == 4 and seen[1] == seen[0][8:], 'the third epoch as it was'
+    arguments = 'train', whole / 'data', '--work-dir'
+    with mock.patch.object(SingleStageDetector, 'loss', noting):
+        engine.train(on_shapes(*arguments, str(tmp_path / 'first'), settings=settings))
+        engine.train(on_shapes(*arguments, str(tmp_path / 'second'), '--resume',
+                               str(tmp_path / 'first' / 'epoch_2.pth'), settings=settings))
+    assert len(batches) == 16 and batches[12:] == batches[8:12], 'the third epoch as it was'
+    assert losses(tmp_path / 'second') == {step: line for step, line in losses(tmp_path / 'first').items() if step > 8}
 
 
 def test_another_batch_size_goes_on_in_proportion(whole, tmp_path):
@@ -150,13 +139,20 @@ def test_another_batch_size_goes_on_in_proportion(whole, tmp_path):
     assert runner.iter == 6 + 4 + 8, 'the second half of one epoch and another one'
 
 
-def test_workers_that_persist(whole, tmp_path):
-    """An epoch that goes on within itself is followed by whole ones, also where workers keep their sampler."""
+def test_workers(whole, tmp_path):
+    """Every process of a run gets the signal; epochs after the one that goes on are whole, though workers persist."""
     run = tmp_path / 'run'
     arguments = 'train', whole / 'data', '--work-dir', str(run)
-    settings = [*EXACT, 'train_dataloader.num_workers=1', 'train_dataloader.persistent_workers=True',
-                'train_dataloader.dataset.pipeline.2.prob=0.0']
-    with at(7, terminate), pytest.raises(Interrupted):
+    settings = [*EXACT, 'train_dataloader.num_workers=1', 'train_dataloader.persistent_workers=True']
+
+    def terminate_all():
+        for process in multiprocessing.active_children():
+            process.terminate()
+        time.sleep(0.2)  # the worker dies now or not at all
+        assert all(process.is_alive() for process in multiprocessing.active_children()), 'it should outlast the signal'
+        terminate()
+
+    with at(6, terminate_all), pytest.raises(Interrupted):
         engine.train(on_shapes(*arguments, settings=settings))
     runner = engine.train(on_shapes(*arguments, '--resume', settings=settings))
     assert runner.iter == 12 and sorted(losses(run)) == list(range(1, 13))
