@@ -170,3 +170,8 @@ def show(value: Any, longest: int = 60) -> str:
         return 'brackets within brackets'
     return text if len(text) <= longest else text[:longest] + '...'
 
+
+
+def printable(text: str, longest: int = 300) -> str:
+    """A name of a file's as it is, unless a line of the log cannot hold it."""
+    return text if text.isprintable() and len(text) <= longest else show(text, longest)

@@ -2,14 +2,13 @@
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
 from ..errors import SetupError
-from .annotations import (DUPLICATE, MALFORMED, NO_AREA, NO_AREA_ENTRY, NOT_FINITE, OUTSIDE, STRAY, THIN,
-                          UNKNOWN_CATEGORY, Fault, find_malformed, find_wrong, name_entry, read_annotations, show,
-                          why_dropped)
+from . import annotations as rules
+from .annotations import Fault
 from .images import open_image
 
 UNUSABLE, NO_IMAGES = 'unusable file', 'no images'
@@ -18,9 +17,11 @@ FAR_SIDES = 'boxes beyond reg_max'
 # What a training makes of each, in the order of the table.
 REFUSED, MISPLACED, LOST, CUT = 'does not start', 'learns wrong boxes', 'goes on without', 'learns them cut off'
 EFFECTS = {
-    UNUSABLE: REFUSED, NO_IMAGES: REFUSED, MALFORMED: REFUSED, DUPLICATE: REFUSED, WRONG_SIZE: MISPLACED,
-    MISSING: LOST, UNREADABLE: LOST, STRAY: LOST, UNKNOWN_CATEGORY: LOST, NOT_FINITE: LOST, NO_AREA: LOST,
-    OUTSIDE: LOST, THIN: LOST, NO_AREA_ENTRY: LOST, FAR_SIDES: CUT}
+    **dict.fromkeys((UNUSABLE, NO_IMAGES, rules.MALFORMED, rules.DUPLICATE), REFUSED),
+    WRONG_SIZE: MISPLACED,
+    **dict.fromkeys((MISSING, UNREADABLE, rules.STRAY, rules.UNKNOWN_CATEGORY, rules.NOT_FINITE, rules.NO_AREA,
+                     rules.OUTSIDE, rules.THIN, rules.NO_AREA_ENTRY), LOST),
+    FAR_SIDES: CUT}
 OF_IMAGES = (MISSING, UNREADABLE, WRONG_SIZE)
 Indexed = Tuple[int, dict]  # the place of a well-formed entry in its section, and the entry
 
@@ -94,11 +95,11 @@ def check(annotation_file: str, images: str, limits: Limits = Limits(), threads:
     if not os.path.isdir(images):
         raise SetupError(f'The folder of images {os.path.abspath(images)} does not exist')
     try:
-        content = read_annotations(annotation_file)
+        content = rules.read_annotations(annotation_file)
     except SetupError as error:
         return _report({}, [Fault(UNUSABLE, 'the file', str(error))], limits)
     entries = {section: _well_formed(content, section) for section in ('images', 'annotations', 'categories')}
-    faults = [*find_malformed(content), *_check_boxes(entries, limits)]
+    faults = [*rules.find_malformed(content), *_check_boxes(entries, limits)]
     faults += _check_files(entries['images'], images, threads)
     if not entries['images']:
         faults.append(Fault(NO_IMAGES, 'images', 'has no entry that can be used'))
@@ -120,7 +121,7 @@ def _section(content: Any, section: str) -> list:
 
 def _well_formed(content: Any, section: str) -> List[Indexed]:
     return [(index, entry) for index, entry in enumerate(_section(content, section))
-            if find_wrong(section, entry) is None]
+            if rules.find_wrong(section, entry) is None]
 
 
 # Boxes.
@@ -130,17 +131,18 @@ def _check_boxes(entries: Dict[str, List[Indexed]], limits: Limits) -> Iterator[
     categories = {category['id'] for _, category in entries['categories']}
     usable = []
     for index, box in entries['annotations']:
-        name, image = name_entry('annotations', index, box), images.get(box['image_id'])
+        name, image = rules.name_entry('annotations', index, box), images.get(box['image_id'])
         if image is None:
-            yield Fault(STRAY, name, f'is of the image {box["image_id"]}, which is not in the file')
+            yield Fault(rules.STRAY, name, f'is of the image {box["image_id"]}, which is not in the file')
             continue
         if box['category_id'] not in categories:
-            yield Fault(UNKNOWN_CATEGORY, name, f'is of the category {box["category_id"]}, which is not in the file')
+            yield Fault(rules.UNKNOWN_CATEGORY, name,
+                        f'is of the category {box["category_id"]}, which is not in the file')
             continue
-        kind = why_dropped(box, image['width'], image['height'])
+        kind = rules.why_dropped(box, image['width'], image['height'])
         if kind:
-            area = f' and the area {box["area"]}' if kind == NO_AREA_ENTRY else ''
-            yield Fault(kind, name, f'has the bbox {show(box["bbox"])}{area} in an image of '
+            area = f' and the area {box["area"]}' if kind == rules.NO_AREA_ENTRY else ''
+            yield Fault(kind, name, f'has the bbox {rules.show(box["bbox"])}{area} in an image of '
                                     f'{image["width"]} x {image["height"]}')
         elif not box.get('iscrowd'):  # what is ignored in training has no sides to learn
             usable.append((name, *box['bbox'][2:], image['width'], image['height']))
@@ -179,13 +181,13 @@ def _check_files(images: List[Indexed], folder: str, threads: Optional[int]) -> 
     paths = [os.path.join(folder, image['file_name']) for _, image in images]
     with ThreadPoolExecutor(threads or os.cpu_count()) as pool:  # OpenCV decodes without holding the interpreter's lock
         for (index, image), (damage, shape) in zip(images, pool.map(open_image, paths)):
-            name = name_entry('images', index, image)
+            name = rules.name_entry('images', index, image)
             if damage:
                 yield Fault(MISSING if damage == 'missing' else UNREADABLE, name,
-                            f'has the file {show(image["file_name"])}: {damage}')
+                            f'has the file {rules.show(image["file_name"])}: {damage}')
             elif shape != (image['height'], image['width']):
                 yield Fault(WRONG_SIZE, name, f'is said to have {image["width"]} x {image["height"]} pixels, and its '
-                                              f'file {show(image["file_name"])} has {shape[1]} x {shape[0]}')
+                                              f'file {rules.show(image["file_name"])} has {shape[1]} x {shape[0]}')
 
 
 def check_dataset(options) -> Report:

@@ -11,7 +11,7 @@ from mmengine.logging import MMLogger
 
 from ..errors import SetupError
 from ..registry import DATASETS
-from .annotations import STRAY, UNKNOWN_CATEGORY, find_malformed, read_annotations, refuse, why_dropped
+from .annotations import STRAY, UNKNOWN_CATEGORY, find_malformed, printable, read_annotations, refuse, why_dropped
 from .images import find_damage, find_missing, open_image
 
 SET_ROOT = 'Set the data root with --data-root DIR, or with --cfg-options data_root=DIR'
@@ -171,7 +171,8 @@ class CocoDataset(MMDetCocoDataset):
         paths = [info['img_path'] for info in data_list]
         missing = find_missing(path for path in paths if self._reads_files(path))
         if missing:
-            said = f'{len(missing)} of the {len(paths)} image files of {self.ann_file} are missing ({_some(missing)})'
+            said = (f'{len(missing)} of the {len(paths)} image files of {self.ann_file} are missing '
+                    f'({self._some_files(missing)})')
             if self.test_mode or len(missing) > self.max_unreadable * len(paths):
                 raise SetupError(f'{said}. {self._what_bears()}')
             MMLogger.get_current_instance().warning(f'{said}: they will be skipped')
@@ -187,7 +188,7 @@ class CocoDataset(MMDetCocoDataset):
         Raises:
             SetupError: This is an evaluation, or there are too many of them.
         """
-        image = f'{info["img_path"]} (image {info["img_id"]} of {self.ann_file}) cannot be read: {damage}'
+        image = f'{printable(info["img_path"])} (image {info["img_id"]} of {self.ann_file}) cannot be read: {damage}'
         if self.test_mode:
             raise SetupError(f'{image}. {self._what_bears()}')
         is_new = self._known[info['sample_idx']] != UNREADABLE
@@ -199,9 +200,12 @@ class CocoDataset(MMDetCocoDataset):
         # A rank of several draws its part of the images in an epoch, and all of them in time.
         drawn = max(int((self._known != UNSEEN).sum()), len(self) / self._ranks)
         if len(unreadable) > self.max_unreadable * drawn or len(unreadable) == len(self):
-            paths = [self.get_data_info(index)['img_path'] for index in unreadable[:5]]
+            files = self._some_files([self.get_data_info(index)['img_path'] for index in unreadable])
             raise SetupError(f'{len(unreadable)} of the {len(self)} images of {self.ann_file} cannot be read '
-                             f'({_some(paths, len(unreadable))}). The last one, {image}. {self._what_bears()}')
+                             f'({files}). The last one, {image}. {self._what_bears()}')
+
+    def _some_files(self, paths: List[str]) -> str:
+        return _some([os.path.relpath(path, self.data_prefix['img']) for path in paths])
 
     def _what_bears(self) -> str:
         if self.test_mode:
@@ -209,5 +213,5 @@ class CocoDataset(MMDetCocoDataset):
         return f'Training goes on without up to max_unreadable={self.max_unreadable:g} of them. {CHECK}'
 
 
-def _some(names: List[str], count: int = 0) -> str:
-    return ', '.join(names[:5]) + (', ...' if max(count, len(names)) > 5 else '')
+def _some(names: List[str]) -> str:
+    return ', '.join(map(printable, names[:5])) + (', ...' if len(names) > 5 else '')

@@ -1,8 +1,8 @@
 """Whether an image file can be read, and if not, why: what OpenCV does not say, or not in every release.
 
-Before 4.12 (4.10 was tried) it decodes what there is of a truncated JPEG and fills the rest with grey, without an error;
-later ones give nothing and no reason. `find_damage` is certain about that at the price of two small reads; `open_image`
-decodes as well. No decoder finds noise in the middle of a JPEG. Nothing here needs the stack.
+Up to 4.10 at least it decodes what there is of a truncated JPEG and fills the rest with grey, without an error; since
+4.12 at most it gives nothing, and no reason. `find_damage` is sure of that at the price of two small reads;
+`open_image` decodes as well. No decoder finds noise in the middle of a JPEG. Nothing here needs the stack.
 """
 import io
 import os
