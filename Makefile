@@ -4,7 +4,7 @@ PYTHON ?= python3
 ENV = .venv$(if $(filter-out onedl,$(STACK)),-$(STACK))
 RUN = $(ENV)/bin/python
 
-.PHONY: env demo test
+.PHONY: env demo test soak
 env: $(ENV)/.installed
 
 # Both stacks pull the desktop build of OpenCV, which needs libGL; the headless one overwrites it, so it has to come last.
@@ -21,3 +21,7 @@ demo: env
 
 test: env
 	$(RUN) -m pytest $(ARGS)
+
+# What takes minutes: thousands of broken files, and the like.
+soak: env
+	$(RUN) -m pytest tests/soak -m soak $(ARGS)

@@ -1,4 +1,4 @@
-"""Annotation files that are no annotations: each entry that breaks a rule is named, and nothing but SetupError leaves."""
+"""Files that are no annotations: each entry that breaks a rule is named, and nothing but SetupError leaves."""
 import json
 
 import pytest
@@ -20,19 +20,19 @@ MALFORMED = {  # section, place, key and value (None: left out), and what is sai
     'no_file_name': ('images', 1, 'file_name', None, r'images\[1\] \(id 11\) has no file_name'),
     'empty_file_name': ('images', 1, 'file_name', '', r"images\[1\] \(id 11\) has the file_name '', not a name"),
     'file_number': ('images', 0, 'file_name', 7, r'images\[0\] \(id 10\) has the file_name 7, not a name'),
-    'width_as_text': ('images', 2, 'width', '640', r"images\[2\] \(id 12\) has the width '640', not a number of pixels"),
+    'width_as_text': ('images', 2, 'width', '640', r"images\[2\] \(id 12\) has the width '640', not a number of"),
     'no_width': ('images', 2, 'width', 0, r'images\[2\] \(id 12\) has the width 0, not'),
     'nan_height': ('images', 2, 'height', NAN, r'images\[2\] \(id 12\) has the height nan, not'),
-    'wild_height': ('images', 2, 'height', 10**400, r'images\[2\] \(id 12\) has the height an integer beyond 1e60, not'),
+    'wild_height': ('images', 2, 'height', 10**400, r'images\[2\] \(id 12\) has the height an integer beyond 1e60'),
     'id_as_text': ('images', 0, 'id', '10', r"images\[0\] \(id '10'\) has the id '10', not an integer"),
     'nan_id': ('annotations', 3, 'id', NAN, r'annotations\[3\] \(id nan\) has the id nan, not an integer'),
     'id_of_65_bits': ('annotations', 3, 'id', 2**64, r'annotations\[3\] .* not an integer'),
     'no_bbox': ('annotations', 5, 'bbox', None, r'annotations\[5\] \(id 105\) has no bbox'),
-    'three_numbers': ('annotations', 5, 'bbox', [1, 2, 3], r'annotations\[5\] \(id 105\) has the bbox \[1, 2, 3\], not'),
-    'text_in_box': ('annotations', 5, 'bbox', [1, 2, 3, '4'], r"annotations\[5\] .* has the bbox \[1, 2, 3, '4'\], not"),
-    'wild_box': ('annotations', 5, 'bbox', [1, 2, 3, 10**400], r'annotations\[5\] .* has the bbox \[1, 2, 3, 10.*\.\.\.'),
+    'three_numbers': ('annotations', 5, 'bbox', [1, 2, 3], r'annotations\[5\] .* has the bbox \[1, 2, 3\], not'),
+    'text_in_box': ('annotations', 5, 'bbox', [1, 2, 3, '4'], r"annotations\[5\] .* the bbox \[1, 2, 3, '4'\], not"),
+    'wild_box': ('annotations', 5, 'bbox', [1, 2, 3, 10**400], r'annotations\[5\] .* the bbox \[1, 2, 3, 10.*\.\.\.'),
     'truth_in_box': ('annotations', 5, 'bbox', [1, 2, 3, True], r'annotations\[5\] .* not a list of four numbers'),
-    'list_of_images': ('annotations', 5, 'image_id', [11], r'annotations\[5\] .* has the image_id \[11\], not an integer'),
+    'list_of_images': ('annotations', 5, 'image_id', [11], r'annotations\[5\] .* the image_id \[11\], not an integer'),
     'no_category': ('annotations', 5, 'category_id', None, r'annotations\[5\] \(id 105\) has no category_id'),
     'nan_area': ('annotations', 5, 'area', NAN, r'annotations\[5\] .* has the area nan, not a finite number'),
     'crowd_as_text': ('annotations', 5, 'iscrowd', 'no', r"annotations\[5\] .* has the iscrowd 'no', not 0 or 1"),
@@ -88,7 +88,8 @@ def test_other_malformed_entries_are_counted(tmp_path):
     boxes = content()['annotations']
     for box in boxes[2:6]:
         del box['bbox']
-    refuse(write_set(tmp_path, changes=dict(annotations=boxes)), r'annotations\[2\] \(id 102\) has no bbox, and 3 more such entries\.')
+    refuse(write_set(tmp_path, changes=dict(annotations=boxes)),
+           r'annotations\[2\] \(id 102\) has no bbox, and 3 more such entries\.')
 
 
 def test_a_class_under_two_ids_is_refused(tmp_path):

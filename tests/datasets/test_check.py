@@ -11,7 +11,7 @@ from gfl_plugin.errors import SetupError
 
 NAN = float('nan')
 KINDS = {  # what is changed of the annotation 105, in an image of 48 x 32 pixels, and what is said of it
-    'boxes not finite': (dict(bbox=[NAN, 1, 2, 3]), 'annotations[5] (id 105)', 'the bbox [nan, 1, 2, 3] in an image of'),
+    'boxes not finite': (dict(bbox=[NAN, 1, 2, 3]), 'annotations[5] (id 105)', 'the bbox [nan, 1, 2, 3] in an image'),
     'boxes without area': (dict(bbox=[5, 5, 0, 9]), 'annotations[5] (id 105)', 'the bbox [5, 5, 0, 9]'),
     'boxes outside the image': (dict(bbox=[48, 5, 9, 9]), 'annotations[5] (id 105)', 'in an image of 48 x 32'),
     'boxes thinner than a pixel': (dict(bbox=[5, 5, 0.5, 9]), 'annotations[5] (id 105)', 'the bbox [5, 5, 0.5, 9]'),
@@ -87,7 +87,7 @@ def test_wrong_size(tmp_path):
 
 
 def test_far_sides(tmp_path):
-    """480 x 10 pixels after the resize: priors of 64 pixels overlap most, and half of 480 is 30 of their strides of 8."""
+    """480 x 10 pixels after the resize: priors of 64 overlap most, and half of 480 is 30 of their strides of 8."""
     report = check_set(changed(tmp_path, bbox=[0, 5, 48, 1]), Limits(scale=(480, 480)))
     fault = only(report)
     assert fault.kind == 'boxes beyond reg_max' and 'needs 30.0 bins of stride 8' in fault.what, fault.what
