@@ -20,6 +20,9 @@ from gfl_plugin.errors import SetupError
 HOSTILE = [None, True, False, 0, -1, 1, 2**63, -2**70, 10**400, 0.5, -0.0, 1e308, float('nan'), float('inf'),
            -float('inf'), '', '7', 'x' * 5000, 'a\nb', '\0', '\ud800', '../../x.jpg', '/dev/zero', '/dev/stdin', [], {},
            [[]], [None], {'id': 1}, [1, 2, 3, 4], [float('nan')] * 4, [1e308] * 4, list(range(1000))]
+NUMBERS = [float('nan'), float('inf'), -float('inf'), 1e308, 0, 0.3, -5, 1, 7, 10, 11, 31.999, 32, 47, 100, 102, 10**6]
+FILES = ['none.jpg', '1.jpg', '.', '/', '/dev/zero', '/dev/full', '../boxes.json', '../images/2.jpg', 'x' * 300,
+         'a/b/c.jpg', '2.jpg\n', '\u202e2.jpg', '~', '$HOME', 's3://bucket/2.jpg', 'http://127.0.0.1:9/2.jpg']
 PLACE = re.compile(r'(images|annotations|categories)(\[\d+\]| should be a list| is missing)|the file holds|byte \d+|'
                    r'not usable JSON|There is no image in|classes of the data set|several categories of the name|'
                    r'image files of|images of .* cannot be read')
@@ -31,7 +34,8 @@ def mutate_annotations(rng: random.Random) -> bytes:
     """The content of a file: a small whole set after one to three changes, of its entries or of its bytes."""
     data: Any = content(images=3)
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
-        data = rng.choice((_set_value, _set_value, _set_value, _drop, _repeat, _rename, _nest, _swap))(rng, data)
+        data = rng.choice((_set_value, _set_value, _set_number, _set_number, _set_number, _set_file, _drop, _repeat,
+                           _rename, _nest, _swap))(rng, data)
     text = json.dumps(data).encode()
     return _scramble(rng, text) if rng.random() < 0.15 else text
 
@@ -81,6 +85,23 @@ def _rename(rng, container, key):
 def _swap(rng, container, key):
     other = rng.choice(list(container) if isinstance(container, dict) else range(len(container)))
     container[key], container[other] = container[other], container[key]
+
+
+def _set_number(rng: random.Random, data: Any) -> Any:
+    """Another number where one belongs: what is well-formed and still wrong."""
+    with contextlib.suppress(LookupError, TypeError):  # an earlier change has taken the place away
+        if rng.random() < 0.7:
+            rng.choice(data['annotations'])['bbox'][rng.randrange(4)] = rng.choice(NUMBERS)
+        else:
+            entry = rng.choice(data[rng.choice(('images', 'annotations', 'categories'))])
+            entry[rng.choice([key for key in entry if type(entry[key]) is int])] = rng.choice(NUMBERS)
+    return data
+
+
+def _set_file(rng: random.Random, data: Any) -> Any:
+    with contextlib.suppress(LookupError, TypeError):
+        rng.choice(data['images'])['file_name'] = rng.choice(FILES)
+    return data
 
 
 def _nest(rng: random.Random, data: Any) -> Any:

@@ -1,5 +1,6 @@
 """COCO-format detection data, checked where it enters."""
 import os
+import re
 from collections import Counter
 from typing import Any, List, Optional
 
@@ -92,7 +93,7 @@ class CocoDataset(MMDetCocoDataset):
         return kept
 
     def _check_files(self) -> None:
-        if '://' in self.ann_file:  # a storage backend knows
+        if _is_remote(self.ann_file):  # a storage backend knows
             return
         if not os.path.isfile(self.ann_file):
             raise SetupError(f'The annotation file {os.path.abspath(self.ann_file)} does not exist. {SET_ROOT}')
@@ -156,12 +157,12 @@ class CocoDataset(MMDetCocoDataset):
         return None
 
     def _reads_files(self, path: str) -> bool:
-        return bool(self.pipeline.transforms) and '://' not in path  # without a pipeline nobody opens the file
+        return bool(self.pipeline.transforms) and not _is_remote(path)  # without a pipeline nobody opens the file
 
     def _blame_file(self, info: dict, error: Exception) -> Optional[str]:
         """What is wrong with the file of an image with which the pipeline failed; None if nothing is."""
         if 'ori_shape' not in info:  # it has not been loaded
-            return str(error) if '://' in info['img_path'] else open_image(info['img_path'])[0]
+            return str(error) if _is_remote(info['img_path']) else open_image(info['img_path'])[0]
         (height, width), expected = info['ori_shape'][:2], (info['width'], info['height'])
         return None if (width, height) == expected else (
             f'it has {width} x {height} pixels, not the {expected[0]} x {expected[1]} of its annotation ({error})')
@@ -211,6 +212,10 @@ class CocoDataset(MMDetCocoDataset):
         if self.test_mode:
             return f'An evaluation without them would be of another data set: mend the files. {CHECK}'
         return f'Training goes on without up to max_unreadable={self.max_unreadable:g} of them. {CHECK}'
+
+
+def _is_remote(path: str) -> bool:
+    return re.match(r'[\w+.-]+://', path) is not None
 
 
 def _some(names: List[str]) -> str:

@@ -1,5 +1,6 @@
 """What is said of files that are no images, or half of one."""
 import os
+import re
 
 import cv2
 import pytest
@@ -62,6 +63,14 @@ def test_turned_by_exif(tmp_path):
     loaded = cv2.imread(str(tmp_path / 'turned.jpg'))
     assert loaded.shape[:2] == SIZE, 'the entry should turn the image, or this tests nothing'
     assert open_image(str(tmp_path / 'turned.jpg')) == (None, SIZE), 'the size should be that of the turned image'
+
+
+@pytest.mark.parametrize('content, size', [
+    (re.sub(rb'(\xff\xc0..\x08)....', rb'\1\xff\xff\x40\x00', encode(), count=1, flags=re.DOTALL), '16384 x 65535'),
+    (encode('png')[:16] + b'\0\1\0\0' * 2 + encode('png')[24:], '65536 x 65536')], ids=['jpeg', 'png'])
+def test_wild_sizes_are_refused_before_memory_is_taken_for_them(tmp_path, content, size):
+    (tmp_path / 'image').write_bytes(content)
+    assert find_damage(str(tmp_path / 'image')) == f'it claims to have {size} pixels', 'the header should be believed'
 
 
 def test_missing_files_are_found_in_any_folder(tmp_path):
