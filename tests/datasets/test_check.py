@@ -1,9 +1,12 @@
 """tools/check_dataset.py: one of each problem is found, named, counted and judged; a whole set has none."""
 import json
+import runpy
+import sys
+from unittest import mock
 
 import pytest
 from data_sets import SIZE, build, content, encode, write_set
-from tool_runs import parse, run
+from tool_runs import ROOT, parse, run
 
 from gfl_plugin.datasets import check
 from gfl_plugin.datasets.check import Limits
@@ -149,18 +152,30 @@ def test_real_sets_have_no_problem(tiny_coco):
         assert not report.suffers and set(report.faults) <= {'boxes beyond reg_max'}, report.table()
 
 
-def test_the_command_line(tmp_path):
+def call(*arguments):
+    """The exit status of the tool, in this process: another one takes seconds to import the stack."""
+    tool = str(ROOT / 'tools' / 'check_dataset.py')
+    with mock.patch.object(sys, 'argv', [tool, *map(str, arguments)]), pytest.raises(SystemExit) as raised, \
+            mock.patch.object(sys, 'path', [str(ROOT / 'tools'), *sys.path]):
+        runpy.run_path(tool, run_name='__main__')
+    return raised.value.code
+
+
+def test_the_command_line(tmp_path, capsys):
     """The exit status is for scripts: 0, 1 when training would suffer, 2 for a mistake in the command."""
     root = write_set(tmp_path)
-    command = ('tools/check_dataset.py', str(root / 'boxes.json'), '--images', str(root / 'images'))
-    whole = run(*command)
-    assert whole.returncode == 0 and 'no problem found' in whole.stdout, whole.stderr
+    assert call(root / 'boxes.json', '--images', root / 'images') == 0, 'nothing is wrong with the set'
+    assert 'no problem found' in capsys.readouterr().out, 'and so it should say'
     (root / 'images' / '0.jpg').write_bytes(encode()[:300])
-    broken = run(*command)
-    assert broken.returncode == 1 and 'images[0] (id 10)' in broken.stdout, broken.stderr
-    nowhere = run(*command[:3], str(root / 'pictures'))
-    assert nowhere.returncode == 2 and nowhere.stderr.splitlines()[-1].startswith('error: The folder of images'), \
-        'a folder that is not there is a mistake in the command'
+    assert call(root / 'boxes.json', '--images', root / 'images') == 1, 'one image in four is broken'
+    assert 'images[0] (id 10)' in capsys.readouterr().out, 'and should be named'
+    assert call(root / 'boxes.json', '--images', root / 'pictures') == 2, 'a folder that is not there is a mistake'
+    assert capsys.readouterr().err.startswith('error: The folder of images'), 'in one paragraph'
+
+
+def test_help_needs_no_stack():
+    answer = run('-S', 'tools/check_dataset.py', '--help')  # without site-packages
+    assert answer.returncode == 0 and '--reg-max' in answer.stdout, answer.stderr
 
 
 @pytest.mark.parametrize('arguments', [(), ('ann.json', ), ('ann.json', '--images', 'x', '--reg-max', '0'),
