@@ -13,7 +13,7 @@ from mmengine.logging import MMLogger
 from ..errors import SetupError
 from ..registry import DATASETS
 from .annotations import STRAY, UNKNOWN_CATEGORY, find_malformed, printable, read_annotations, refuse, why_dropped
-from .images import find_damage, find_missing, open_image
+from .images import describe, find_damage, find_missing, open_image
 
 SET_ROOT = 'Set the data root with --data-root DIR, or with --cfg-options data_root=DIR'
 CHECK = 'tools/check_dataset.py lists all that is wrong with a data set'
@@ -68,14 +68,17 @@ class CocoDataset(MMDetCocoDataset):
         coco.dataset = content
         coco.createIndex()
         coco.img_ann_map, coco.cat_img_map = coco.imgToAnns, coco.catToImgs
-        self._count_strays(coco)
+        strays = sum(annotation['image_id'] not in coco.imgs for annotation in content.get('annotations', ()))
+        if strays:  # MMDetection passes over them in silence
+            self._dropped[STRAY] = strays
         return coco
 
     def parse_data_info(self, raw_data_info: dict) -> dict:
         image, boxes = raw_data_info['raw_img_info'], raw_data_info['raw_ann_info']
         usable = []
         for box in boxes:
-            problem = why_dropped(box, image['width'], image['height'])
+            problem = (why_dropped(box, image['width'], image['height']) if box['category_id'] in self.coco.cats
+                       else UNKNOWN_CATEGORY)
             if problem:
                 self._dropped[problem] += 1
             else:
@@ -115,14 +118,6 @@ class CocoDataset(MMDetCocoDataset):
             raise SetupError(f'{self.ann_file} has several categories of the name {_some(repeated)}: merge them under '
                              'one id, or rename them')
 
-    def _count_strays(self, coco: COCO) -> None:
-        """Count what MMDetection passes over in silence."""
-        for annotation in coco.dataset.get('annotations', ()):
-            if annotation['image_id'] not in coco.imgs:
-                self._dropped[STRAY] += 1
-            elif annotation['category_id'] not in coco.cats:
-                self._dropped[UNKNOWN_CATEGORY] += 1
-
     # Images.
 
     def full_init(self) -> None:
@@ -151,7 +146,7 @@ class CocoDataset(MMDetCocoDataset):
                 if damage is None:  # a fault of the pipeline's must not pass for one of the image's
                     raise
             else:
-                self._known[info['sample_idx']] = READ
+                self._known[info['sample_idx']] = READ  # even if it failed before: a network drive may come back
                 return data
         self._skip(info, damage)
         return None
@@ -162,10 +157,11 @@ class CocoDataset(MMDetCocoDataset):
     def _blame_file(self, info: dict, error: Exception) -> Optional[str]:
         """What is wrong with the file of an image with which the pipeline failed; None if nothing is."""
         if 'ori_shape' not in info:  # it has not been loaded
-            return str(error) if _is_remote(info['img_path']) else open_image(info['img_path'])[0]
+            return describe(error) if _is_remote(info['img_path']) else open_image(info['img_path'])[0]
         (height, width), expected = info['ori_shape'][:2], (info['width'], info['height'])
         return None if (width, height) == expected else (
-            f'it has {width} x {height} pixels, not the {expected[0]} x {expected[1]} of its annotation ({error})')
+            f'it has {width} x {height} pixels, not the {expected[0]} x {expected[1]} of its entry '
+            f'({describe(error)})')
 
     def _check_images(self, data_list: List[dict]) -> None:
         """Look for missing files before the first iteration: half a data set is found out at once."""
@@ -175,7 +171,7 @@ class CocoDataset(MMDetCocoDataset):
             said = (f'{len(missing)} of the {len(paths)} image files of {self.ann_file} are missing '
                     f'({self._some_files(missing)})')
             if self.test_mode or len(missing) > self.max_unreadable * len(paths):
-                raise SetupError(f'{said}. {self._what_bears()}')
+                raise SetupError(f'{said}. {self._consequence()}')
             MMLogger.get_current_instance().warning(f'{said}: they will be skipped')
 
     def _count_anew(self) -> None:
@@ -191,7 +187,7 @@ class CocoDataset(MMDetCocoDataset):
         """
         image = f'{printable(info["img_path"])} (image {info["img_id"]} of {self.ann_file}) cannot be read: {damage}'
         if self.test_mode:
-            raise SetupError(f'{image}. {self._what_bears()}')
+            raise SetupError(f'{image}. {self._consequence()}')
         is_new = self._known[info['sample_idx']] != UNREADABLE
         self._known[info['sample_idx']] = UNREADABLE
         unreadable = (self._known == UNREADABLE).nonzero().flatten().tolist()
@@ -203,12 +199,12 @@ class CocoDataset(MMDetCocoDataset):
         if len(unreadable) > self.max_unreadable * drawn or len(unreadable) == len(self):
             files = self._some_files([self.get_data_info(index)['img_path'] for index in unreadable])
             raise SetupError(f'{len(unreadable)} of the {len(self)} images of {self.ann_file} cannot be read '
-                             f'({files}). The last one, {image}. {self._what_bears()}')
+                             f'({files}). The last one, {image}. {self._consequence()}')
 
     def _some_files(self, paths: List[str]) -> str:
         return _some([os.path.relpath(path, self.data_prefix['img']) for path in paths])
 
-    def _what_bears(self) -> str:
+    def _consequence(self) -> str:
         if self.test_mode:
             return f'An evaluation without them would be of another data set: mend the files. {CHECK}'
         return f'Training goes on without up to max_unreadable={self.max_unreadable:g} of them. {CHECK}'

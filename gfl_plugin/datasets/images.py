@@ -39,7 +39,7 @@ def find_damage(path: str) -> Optional[str]:
                 return _check_content(file.readall(), number)
             return None
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have, such as one with a NUL
-        return _say(error)
+        return describe(error)
 
 
 def open_image(path: str) -> Tuple[Optional[str], Optional[Tuple[int, int]]]:
@@ -55,7 +55,7 @@ def open_image(path: str) -> Tuple[Optional[str], Optional[Tuple[int, int]]]:
         content = np.fromfile(path, np.uint8)
         pixels = cv2.imdecode(content, cv2.IMREAD_GRAYSCALE)  # fails where colour fails, in half the time
     except (OSError, MemoryError, cv2.error) as error:
-        return _say(error), None
+        return describe(error), None
     return ('not an image that OpenCV can decode', None) if pixels is None else (None, pixels.shape[:2])
 
 
@@ -123,7 +123,8 @@ def _check_content(content: bytes, file: int) -> Optional[str]:
     return None
 
 
-def _say(error: Exception) -> str:
+def describe(error: Exception) -> str:
+    """What an error says, on one line."""
     if isinstance(error, FileNotFoundError):
         return 'missing'
     if isinstance(error, OSError):
