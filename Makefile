@@ -22,6 +22,6 @@ demo: env
 test: env
 	$(RUN) -m pytest $(ARGS)
 
-# What takes a quarter of an hour: runs killed a hundred times, ranks that die, every attack by every door.
+# What takes a quarter of an hour: runs killed a hundred times, thousands of broken files, every attack by every door.
 soak: env
 	$(RUN) -m pytest -m soak $(ARGS)

@@ -1,8 +1,10 @@
 """Shared set-up. Real images are used where GFL_TINY_COCO, or --tiny-coco, names a folder of COCO's layout."""
+import logging
 import os
 
 import pytest
 import torch
+from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 
 import gfl_plugin  # noqa: F401  (heals the stack before mmdet's models are imported)
@@ -25,3 +27,12 @@ def tiny_coco(request):
 def fresh():
     torch.manual_seed(0)
     init_default_scope('mmdet')  # the default_scope of every config
+
+
+@pytest.fixture
+def log(caplog):
+    """Gives the lines that MMEngine's logger has warned with."""
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(caplog.handler)
+    yield lambda: [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    logger.removeHandler(caplog.handler)

@@ -21,11 +21,11 @@ def parser(doc: str, config: Optional[str] = None) -> argparse.ArgumentParser:
     return result
 
 
-def run(tool: str, options: argparse.Namespace) -> None:
-    """Call what the package does for a tool; a missing or broken stack is one paragraph, too."""
+def run(tool: str, options: argparse.Namespace):
+    """Call what the package does for a tool; a missing or broken stack is one paragraph, too. Returns its result."""
     try:
         from gfl_plugin import engine
     except ImportError as error:
         sys.exit(f'error: {error}')
     with engine.reporting():
-        getattr(engine, tool)(options)
+        return getattr(engine, tool)(options)

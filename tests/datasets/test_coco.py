@@ -1,10 +1,8 @@
 """COCO-format data with everything that can be wrong with it, and real images where there are some."""
 import json
-import logging
 
 import numpy as np
 import pytest
-from mmengine.logging import MMLogger
 
 from gfl_plugin.datasets import CocoDataset
 from gfl_plugin.errors import SetupError
@@ -31,24 +29,21 @@ def build(root, classes=('thing', ), **options):
     return CocoDataset(data_root=str(root), metainfo=dict(classes=classes), pipeline=[], **options)
 
 
-@pytest.fixture
-def log(caplog):
-    """What MMEngine's logger warns of."""
-    logger = MMLogger.get_current_instance()
-    logger.addHandler(caplog.handler)
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    yield caplog
-    logger.removeHandler(caplog.handler)
-    logger.setLevel(level)
-
-
 def test_boxes_without_use_are_dropped_with_one_warning(tmp_path, log):
     write(tmp_path, [annotation(1, GOOD)] + [annotation(i, box) for i, box in enumerate(WITHOUT_USE.values(), 2)])
     instances = build(tmp_path)[0]['instances']
     assert [i['bbox'] for i in instances] == [[10, 20, 40, 35]], 'the good box should be left, as corners'
-    warnings = [r.getMessage() for r in log.records if 'dropped' in r.getMessage()]
+    warnings = [line for line in log() if 'dropped' in line]
     assert len(warnings) == 1 and f' {len(WITHOUT_USE)} boxes' in warnings[0], 'one warning should count them'
+
+
+def test_annotations_without_image_or_category_are_counted(tmp_path, log):
+    strays = [annotation(2, GOOD, image=5), dict(annotation(3, GOOD), category_id=9), annotation(4, GOOD, image=6)]
+    write(tmp_path, [annotation(1, GOOD), *strays])
+    assert len(build(tmp_path)[0]['instances']) == 1, 'what belongs to nothing should be left out'
+    warning = [line for line in log() if 'dropped' in line]
+    assert warning and '3 boxes were dropped' in warning[0] and 'annotations without image: 2' in warning[0] \
+        and 'unknown categories: 1' in warning[0], 'but not in silence'
 
 
 @pytest.mark.parametrize('box', WITHOUT_USE.values(), ids=WITHOUT_USE)

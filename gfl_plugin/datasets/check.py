@@ -1,0 +1,207 @@
+"""Every problem of a COCO-format data set, before a training meets it."""
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+
+from ..errors import SetupError
+from . import annotations as rules
+from .annotations import Fault
+from .images import open_image
+
+UNUSABLE, NO_IMAGES = 'unusable file', 'no images'
+MISSING, UNREADABLE, WRONG_SIZE = 'missing images', 'unreadable images', 'images of another size'
+FAR_SIDES = 'boxes beyond reg_max'
+# What a training makes of each, in the order of the table.
+REFUSED, MISPLACED, LOST, CUT = 'does not start', 'learns wrong boxes', 'goes on without', 'learns them cut off'
+EFFECTS = {
+    **dict.fromkeys((UNUSABLE, NO_IMAGES, rules.MALFORMED, rules.DUPLICATE), REFUSED),
+    WRONG_SIZE: MISPLACED,
+    **dict.fromkeys((MISSING, UNREADABLE, rules.STRAY, rules.UNKNOWN_CATEGORY, rules.NOT_FINITE, rules.NO_AREA,
+                     rules.OUTSIDE, rules.THIN, rules.NO_AREA_ENTRY), LOST),
+    FAR_SIDES: CUT}
+OF_IMAGES = (MISSING, UNREADABLE, WRONG_SIZE)
+Indexed = Tuple[int, dict]  # the place of a well-formed entry in its section, and the entry
+
+
+class Limits(NamedTuple):
+    """What the boxes are held against: the settings of the training."""
+    reg_max: int = 16  # n
+    strides: Sequence[int] = (8, 16, 32, 64, 128)  # pixels
+    scale: Tuple[int, int] = (1333, 800)  # longest long and short side of a resized image, pixels
+    prior: float = 8  # side of a prior, in strides
+    tolerance: float = 0.01  # share of images, or boxes, that a training can do without
+
+
+class Report(NamedTuple):
+    """What is wrong with a data set."""
+    counts: Dict[str, int]  # of entries by section
+    faults: Dict[str, List[Fault]]  # by kind, none empty
+    tolerance: float
+
+    @property
+    def suffers(self) -> bool:
+        """Whether a training would: it does not start, learns boxes out of place, or loses more than is tolerated."""
+        return any(EFFECTS[kind] in (REFUSED, MISPLACED) or self.share(kind) > self.tolerance for kind in self.faults)
+
+    def share(self, kind: str) -> float:
+        """The share of images, or of annotations, with a problem."""
+        return len(self.faults[kind]) / max(self.counts['images' if kind in OF_IMAGES else 'annotations'], 1)
+
+    def table(self) -> str:
+        """The problems by kind, with the first entries of each, for a reader."""
+        head = ', '.join(f'{count} {section}' for section, count in self.counts.items())
+        if not self.faults:
+            return f'{head}: no problem found'
+        rows = [('problem', 'count', 'share', 'training')] + [
+            (kind, str(len(faults)), '' if EFFECTS[kind] == REFUSED else f'{self.share(kind):.2%}', EFFECTS[kind])
+            for kind, faults in self.faults.items()]
+        widths = [max(map(len, column)) for column in zip(*rows)]
+        lines = ['  '.join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+        for position, faults in enumerate(self.faults.values(), 1):
+            lines[position] += _first(faults)
+        end = 'Training would suffer' if self.suffers else f'Training would not suffer (up to {self.tolerance:.2%})'
+        return '\n'.join([head, *lines, end])
+
+    def as_dict(self) -> Dict[str, Any]:
+        """All of it, each entry included, for a program."""
+        problems = [dict(problem=kind, training=EFFECTS[kind], count=len(faults), share=self.share(kind),
+                         entries=[dict(entry=fault.entry, what=fault.what) for fault in faults])
+                    for kind, faults in self.faults.items()]
+        return dict(counts=self.counts, tolerance=self.tolerance, suffers=self.suffers, problems=problems)
+
+
+def _first(faults: List[Fault], most: int = 3) -> str:
+    lines = [f'\n    {fault.entry} {fault.what}' for fault in faults[:most]]
+    return ''.join(lines) + ('\n    ...' if len(faults) > most else '')
+
+
+def check(annotation_file: str, images: str, limits: Limits = Limits(), threads: Optional[int] = None) -> Report:
+    """Look at every entry of an annotation file and open every image.
+
+    Args:
+        annotation_file: In COCO's format.
+        images: The folder that its file names are in.
+        limits: Of the training.
+        threads: Files to open at a time; as many as there are processors by default.
+
+    Raises:
+        SetupError: The file or the folder does not exist.
+    """
+    if not os.path.isfile(annotation_file):
+        raise SetupError(f'The annotation file {os.path.abspath(annotation_file)} does not exist')
+    if not os.path.isdir(images):
+        raise SetupError(f'The folder of images {os.path.abspath(images)} does not exist')
+    try:
+        content = rules.read_annotations(annotation_file)
+    except SetupError as error:
+        return _report({}, [Fault(UNUSABLE, 'the file', str(error))], limits)
+    entries = {section: _well_formed(content, section) for section in ('images', 'annotations', 'categories')}
+    faults = [*rules.find_malformed(content), *_check_boxes(entries, limits)]
+    faults += _check_files(entries['images'], images, threads)
+    if not entries['images']:
+        faults.append(Fault(NO_IMAGES, 'images', 'has no entry that can be used'))
+    return _report(content, faults, limits)
+
+
+def _report(content: Any, faults: List[Fault], limits: Limits) -> Report:
+    by_kind: Dict[str, List[Fault]] = {kind: [] for kind in EFFECTS}
+    for fault in faults:
+        by_kind[fault.kind].append(fault)
+    counts = {section: len(_section(content, section)) for section in ('images', 'annotations', 'categories')}
+    return Report(counts, {kind: found for kind, found in by_kind.items() if found}, limits.tolerance)
+
+
+def _section(content: Any, section: str) -> list:
+    entries = content.get(section) if type(content) is dict else None
+    return entries if type(entries) is list else []
+
+
+def _well_formed(content: Any, section: str) -> List[Indexed]:
+    return [(index, entry) for index, entry in enumerate(_section(content, section))
+            if rules.find_wrong(section, entry) is None]
+
+
+# Boxes.
+
+def _check_boxes(entries: Dict[str, List[Indexed]], limits: Limits) -> Iterator[Fault]:
+    images = {image['id']: image for _, image in entries['images']}
+    categories = {category['id'] for _, category in entries['categories']}
+    usable = []
+    for index, box in entries['annotations']:
+        name, image = rules.name_entry('annotations', index, box), images.get(box['image_id'])
+        if image is None:
+            yield Fault(rules.STRAY, name, f'is of the image {box["image_id"]}, which is not in the file')
+            continue
+        if box['category_id'] not in categories:
+            yield Fault(rules.UNKNOWN_CATEGORY, name,
+                        f'is of the category {box["category_id"]}, which is not in the file')
+            continue
+        kind = rules.why_dropped(box, image['width'], image['height'])
+        if kind:
+            area = f' and the area {box["area"]}' if kind == rules.NO_AREA_ENTRY else ''
+            yield Fault(kind, name, f'has the bbox {rules.show(box["bbox"])}{area} in an image of '
+                                    f'{image["width"]} x {image["height"]}')
+        elif not box.get('iscrowd'):  # what is ignored in training has no sides to learn
+            usable.append((name, *box['bbox'][2:], image['width'], image['height']))
+    yield from _check_reach(usable, limits)
+
+
+def _check_reach(boxes: List[Tuple[str, float, float, float, float]], limits: Limits) -> Iterator[Fault]:
+    """Boxes of which a side lies beyond n strides even of the prior at their centre, at the level that suits them best.
+
+    That is where ATSS mostly assigns them; priors off the centre reach less far on one side.
+
+    Args:
+        boxes: Name, width and height, and those of the image, in pixels.
+        limits: Of the training.
+    """
+    if not boxes:
+        return
+    sides, image = np.split(np.array([box[1:] for box in boxes], np.float64), 2, axis=1)  # (G, 2) each
+    longest, shortest = limits.scale
+    factor = np.minimum(longest / image.max(axis=1), shortest / image.min(axis=1))
+    sides = sides * factor[:, None]
+    strides = np.array(limits.strides, np.float64)
+    prior = strides * limits.prior
+    overlap = np.minimum(sides[:, :1], prior) * np.minimum(sides[:, 1:], prior)  # (G, L)
+    iou = overlap / (sides.prod(axis=1, keepdims=True) + prior**2 - overlap)
+    needed = sides.max(axis=1) / 2 / strides[iou.argmax(axis=1)]
+    for position in np.flatnonzero(needed > limits.reg_max):
+        stride = int(strides[iou[position].argmax()])
+        yield Fault(FAR_SIDES, boxes[position][0],
+                    f'needs {needed[position]:.1f} bins of stride {stride} to a side, and reg_max is {limits.reg_max}')
+
+
+# Files.
+
+def _check_files(images: List[Indexed], folder: str, threads: Optional[int]) -> Iterator[Fault]:
+    paths = [os.path.join(folder, image['file_name']) for _, image in images]
+    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:  # OpenCV decodes without holding the interpreter's lock
+        for (index, image), (damage, shape) in zip(images, pool.map(open_image, paths)):
+            name = rules.name_entry('images', index, image)
+            if damage:
+                yield Fault(MISSING if damage == 'missing' else UNREADABLE, name,
+                            f'has the file {rules.show(image["file_name"])}: {damage}')
+            elif shape != (image['height'], image['width']):
+                yield Fault(WRONG_SIZE, name, f'is said to have {image["width"]} x {image["height"]} pixels, and its '
+                                              f'file {rules.show(image["file_name"])} has {shape[1]} x {shape[0]}')
+
+
+def check_dataset(options) -> Report:
+    """Check as ``tools/check_dataset.py`` says; the report is also written where ``--json`` says.
+
+    Raises:
+        SetupError: The annotation file or the folder of images does not exist, or the report cannot be written.
+    """
+    limits = Limits(options.reg_max, options.strides, options.scale, options.prior, options.tolerance)
+    report = check(options.annotations, options.images, limits, options.threads)
+    if options.json:
+        try:
+            with open(options.json, 'w') as file:
+                json.dump(report.as_dict(), file, indent=1)
+        except OSError as error:
+            raise SetupError(f'The report cannot be written to {options.json}: {error.strerror}') from error
+    return report

@@ -1,0 +1,83 @@
+"""What is said of files that are no images, or half of one."""
+import os
+import re
+
+import cv2
+import pytest
+from data_sets import DAMAGE, SIZE, encode, with_thumbnail
+
+from gfl_plugin.datasets.images import find_damage, find_missing, open_image
+
+SAID = {'empty': 'empty', 'half': 'truncated', 'nearly_whole': 'truncated', 'half_with_thumbnail': 'truncated',
+        'half_of_it_zeros': 'truncated', 'all_zeros': 'nothing but zeros', 'half_a_png': 'truncated',
+        'a_web_page': 'not an image that OpenCV can decode', 'no_header': 'not an image that OpenCV can decode'}
+WHOLE = {
+    'jpeg': encode(),
+    'progressive': encode(options=(cv2.IMWRITE_JPEG_PROGRESSIVE, 1)),
+    'with_thumbnail': with_thumbnail(encode()),
+    'bytes_after_the_end': encode() + b'\0\0appended by a camera',
+    'two_in_one': encode() + encode(seed=1),
+    'png': encode('png'),
+    'bytes_after_a_png': encode('png') + b'\n',
+    'bmp': encode('bmp'),
+    'webp': encode('webp'),
+}
+
+
+@pytest.mark.parametrize('kind', DAMAGE)
+def test_damage_is_named(tmp_path, kind):
+    file = tmp_path / 'image.jpg'
+    file.write_bytes(DAMAGE[kind](encode()))
+    assert open_image(str(file)) == (SAID[kind], None), 'a file that is no whole image should be named for what it is'
+
+
+@pytest.mark.parametrize('kind', ['empty', 'half', 'nearly_whole', 'half_with_thumbnail', 'half_of_it_zeros',
+                                  'all_zeros', 'half_a_png'])
+def test_what_some_releases_of_opencv_decode_is_found_without_a_decoder(tmp_path, kind):
+    file = tmp_path / 'image.jpg'
+    file.write_bytes(DAMAGE[kind](encode()))
+    assert find_damage(str(file)) == SAID[kind], 'the two ends of the file should tell'
+
+
+@pytest.mark.parametrize('kind', WHOLE)
+def test_whole_images_pass(tmp_path, kind):
+    file = tmp_path / 'image'
+    file.write_bytes(WHOLE[kind])
+    assert find_damage(str(file)) is None, 'nothing is wrong with this file'
+    assert open_image(str(file)) == (None, SIZE[::-1]), 'and its height and width should be known'
+
+
+def test_what_is_no_file_is_not_opened(tmp_path):
+    os.mkfifo(tmp_path / 'pipe')
+    said = {str(tmp_path / 'none.jpg'): 'missing', str(tmp_path): 'not a file', str(tmp_path / 'pipe'): 'not a file',
+            '/dev/zero': 'not a file', str(tmp_path / 'nul\0.jpg'): 'embedded null byte'}
+    for path, expected in said.items():
+        assert find_damage(path) == expected, f'{path!r} should neither hang nor raise'
+    assert find_damage(str(tmp_path / '\ud800.jpg')) is not None, 'a name that cannot be encoded is no file either'
+
+
+def test_turned_by_exif(tmp_path):
+    """A size is compared with the annotation's, so it has to be that of the image as training gets it."""
+    turn = (b'\xff\xe1\x00\x22Exif\0\0MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0')
+    (tmp_path / 'turned.jpg').write_bytes(encode()[:2] + turn + encode()[2:])
+    loaded = cv2.imread(str(tmp_path / 'turned.jpg'))
+    assert loaded.shape[:2] == SIZE, 'the entry should turn the image, or this tests nothing'
+    assert open_image(str(tmp_path / 'turned.jpg')) == (None, SIZE), 'the size should be that of the turned image'
+
+
+@pytest.mark.parametrize('content, size', [
+    (re.sub(rb'(?<=\xff\xc0..\x08)....', b'\xff\xff\x40\0', encode(), count=1, flags=re.DOTALL), '16384 x 65535'),
+    (encode('png')[:16] + b'\0\1\0\0' * 2 + encode('png')[24:], '65536 x 65536')], ids=['jpeg', 'png'])
+def test_wild_sizes_are_refused_before_memory_is_taken_for_them(tmp_path, content, size):
+    (tmp_path / 'image').write_bytes(content)
+    assert find_damage(str(tmp_path / 'image')) == f'it claims to have {size} pixels', 'the header should be believed'
+
+
+def test_missing_files_are_found_in_any_folder(tmp_path):
+    (tmp_path / 'a').mkdir()
+    (tmp_path / 'a' / '0.jpg').touch()
+    (tmp_path / '1.jpg').touch()
+    (tmp_path / 'folder.jpg').mkdir()
+    there = [str(tmp_path / 'a' / '0.jpg'), str(tmp_path / '1.jpg')]
+    missing = [str(tmp_path / name) for name in ('a/1.jpg', '0.jpg', 'b/0.jpg', 'folder.jpg', 'nul\0/0.jpg')]
+    assert find_missing(there + missing) == missing, 'files that are not there should be found, and no others'
