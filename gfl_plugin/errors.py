@@ -9,6 +9,7 @@ class SetupError(ValueError):
         # paragraph is its end.
         super().__init__(message.rpartition(f'{__name__}.{type(self).__qualname__}: ')[2].rstrip())
 
+
 class RunError(SetupError):
     """A run cannot go on, for a reason outside of the program: the disk, the data, the learning rate.
 
