@@ -3,8 +3,8 @@
 #
 # Box AP on its own training images: TODO
 #
-# A reason stands beside each line that departs from the 1x COCO setting (configs/gfl/gfl_r50_fpn_1x_coco.py).
-_base_ = ['../_base_/default_runtime.py']
+# A reason stands beside each line that departs from the setting on COCO (configs/gfl/gfl_r50_fpn_1x_coco.py).
+_base_ = ['../_base_/models/gfl_r50_fpn.py', '../_base_/default_runtime.py']
 
 data_root = 'data/tiny_coco/'
 train_ann = 'annotations/instances_train2017.json'
@@ -15,50 +15,21 @@ iterations = max_epochs * 50 // batch_size
 warmup = 50
 
 model = dict(
-    type='GFL',
-    data_preprocessor=dict(
-        type='DetDataPreprocessor',
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
-        bgr_to_rgb=True,
-        pad_size_divisor=32),
     backbone=dict(
-        type='ResNet',
         depth=18,
-        num_stages=4,
-        out_indices=(0, 1, 2, 3),
         frozen_stages=-1,  # from scratch: nothing to freeze ...
-        norm_cfg=dict(type='BN', requires_grad=True),
         norm_eval=False,  # ... and the batch statistics have yet to be learnt
-        style='pytorch'),
+        init_cfg=None),
     neck=dict(
-        type='FPN',
         in_channels=[64, 128, 256, 512],
         out_channels=64,  # 256 on COCO; 50 images need less, and the time goes to the backbone
-        start_level=0,  # strides from 4: half of the boxes are smaller than 24 pixels at this image size ...
-        add_extra_convs='on_output',
-        num_outs=5),  # ... to 64: at stride 128 the image has 3 x 3 cells
+        start_level=0),  # strides from 4: half of the boxes are smaller than 24 pixels at this image size ...
     bbox_head=dict(
-        type='gfl_plugin.GFLHead',
-        num_classes=80,
         in_channels=64,
         feat_channels=64,
         stacked_convs=1,  # 4 on COCO
         norm_cfg=dict(type='GN', num_groups=16, requires_grad=True),  # 32 groups of 64 channels would be pairs
-        anchor_generator=dict(
-            type='AnchorGenerator',
-            ratios=[1.0],
-            octave_base_scale=8,
-            scales_per_octave=1,
-            strides=[4, 8, 16, 32, 64]),
-        loss_cls=dict(type='gfl_plugin.QualityFocalLoss', beta=2.0, loss_weight=1.0),
-        loss_dfl=dict(type='gfl_plugin.DistributionFocalLoss', loss_weight=0.25),
-        reg_max=16,
-        loss_bbox=dict(type='gfl_plugin.GIoULoss', loss_weight=2.0)),
-    train_cfg=dict(
-        assigner=dict(type='gfl_plugin.ATSSAssigner', topk=9), allowed_border=-1, pos_weight=-1, debug=False),
-    test_cfg=dict(
-        nms_pre=1000, min_bbox_size=0, score_thr=0.05, nms=dict(type='nms', iou_threshold=0.6), max_per_img=100))
+        anchor_generator=dict(strides=[4, 8, 16, 32, 64])))  # ... to 64: at stride 128 the image has 3 x 3 cells
 
 train_dataloader = dict(
     batch_size=batch_size,

@@ -22,7 +22,7 @@ class Assignment(NamedTuple):
 
 class Candidates(NamedTuple):
     """The priors of each ground truth that may become its positives. Each tensor is (G, L*topk)."""
-    prior: Tensor
+    prior: Tensor  # some prior of the same level where it is not valid
     box: Tensor  # (G, L*topk, 4), pixels
     valid: Tensor  # bool; a level may have fewer than topk priors
 
@@ -66,8 +66,9 @@ def candidates_on_grids(grids: Sequence[PriorGrid], ranges: Tensor, gt_boxes: Te
     distance, order = distance[..., :topk], order[..., :topk, None]
     cells = cells.gather(2, order.expand(-1, -1, -1, 2))
     box = base[:, None] + (cells * stride[:, None]).repeat(1, 1, 1, 2)
-    prior = start.long() + cells[..., 1] * width.long() + cells[..., 0]
-    return Candidates(prior.flatten(1), box.flatten(1, 2), distance.flatten(1).isfinite())
+    start, valid = start.long(), distance.isfinite()
+    prior = torch.where(valid, start + cells[..., 1] * width.long() + cells[..., 0], start)
+    return Candidates(prior.flatten(1), box.flatten(1, 2), valid.flatten(1))
 
 
 def select_positives(candidates: Candidates, gt_boxes: Tensor) -> Tuple[Tensor, Tensor]:
@@ -107,6 +108,11 @@ def resolve_conflicts(key: Tensor, positive: Tensor, overlap: Tensor, num_keys: 
     return wins & (gt == first[key])
 
 
+def can_be_read_at_once(x: Tensor) -> bool:
+    """Whether sizes may depend on what ``x`` holds: elsewhere than on a CPU the host would have to wait for it."""
+    return x.device.type == 'cpu'
+
+
 @TASK_UTILS.register_module()
 class ATSSAssigner:
     """ATSS; the assignment of MMDetection's ATSSAssigner, arguments as there.
@@ -142,8 +148,7 @@ class ATSSAssigner:
         cell_ranges = torch.tensor(ranges).to(gt_boxes.device, non_blocking=True)[gt_image]
         candidates = candidates_on_grids(grids, cell_ranges, gt_boxes, self.topk)
         positive, overlap = select_positives(candidates, gt_boxes)
-        # Slots without a candidate lie outside the grid; they are no positives and may stand anywhere.
-        prior = candidates.prior.where(candidates.valid, 0)
+        prior = candidates.prior
         key = gt_image[:, None] * num_priors(grids) + prior
         positive = resolve_conflicts(key, positive, overlap, len(ranges) * num_priors(grids))
 
@@ -152,11 +157,11 @@ class ATSSAssigner:
 
         gt = torch.arange(len(gt_boxes), device=gt_boxes.device)[:, None].expand_as(prior)
         image, prior, gt, positive = (by_level(x) for x in (gt_image[:, None].expand_as(prior), prior, gt, positive))
-        if gt_boxes.device.type != 'cpu':  # the number of positives stays on the device, nobody waits for it
-            places = Places(image.flatten(), prior.flatten(), [positive.shape[1]] * len(grids))
-            return Assignment(places, gt.flatten(), positive.flatten())
-        places = Places(image[positive], prior[positive], positive.sum(1).tolist())
-        return Assignment(places, gt[positive], None)
+        if can_be_read_at_once(positive):
+            places = Places(image[positive], prior[positive], positive.sum(1).tolist())
+            return Assignment(places, gt[positive], None)
+        places = Places(image.flatten(), prior.flatten(), [positive.shape[1]] * len(grids))
+        return Assignment(places, gt.flatten(), positive.flatten())
 
     def assign(self, pred_instances, num_level_priors: Sequence[int], gt_instances, gt_instances_ignore=None):
         """Assign one image with any set of priors; MMDetection's signature and result.

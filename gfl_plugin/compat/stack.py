@@ -4,7 +4,9 @@ import warnings
 from importlib import metadata
 from typing import Dict, Tuple
 
-GET_STACK = 'pip install "gfl-plugin[onedl]"   (the maintained line; or "gfl-plugin[openmmlab]" for the original one)'
+# The extra `onedl` of pyproject.toml, as a command that works anywhere.
+GET_STACK = ('pip install onedl-mmengine==0.10.12 onedl-mmcv==2.3.6 onedl-mmdetection==3.5.1   '
+             '(the maintained line; in a clone `make env` does it, the headless OpenCV included)')
 
 # Module: the first version that is supported, and the first that is not (tested: see constraints.txt).
 SUPPORTED: Dict[str, Tuple[str, str]] = {

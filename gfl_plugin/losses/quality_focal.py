@@ -12,7 +12,7 @@ from .generalized_focal import modulate
 from .weighting import reduce_loss
 
 # Logits taken at a time on a CPU, so that the temporaries of a step stay in its cache.
-CHUNK = 1 << 17
+CHUNK = 1 << 18
 
 
 def quality_focal_loss(logits: Tensor, target: Tensor, beta: float = 2.0) -> Tensor:

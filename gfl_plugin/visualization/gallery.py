@@ -48,6 +48,7 @@ def draw_detections(image: np.ndarray, found: InstanceData, gt_boxes: np.ndarray
     picture = cv2.resize(image, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_CUBIC)
     for box in gt_boxes / np.tile(gt_scale, 2):
         _rectangle(picture, box * zoom, GROUND_TRUTH, 1)
+    found = found[found.scores.argsort()]  # the best on top
     for box, score, label in zip(found.bboxes, found.scores, found.labels):
         color = tuple(map(int, metainfo['palette'][label][::-1]))
         _rectangle(picture, box * zoom, color, 2)

@@ -1,11 +1,13 @@
 """What is said of a missing, broken or untested stack, and where packages' configs are found."""
 import importlib
+import re
 import subprocess
 import sys
 import warnings
 
 import pytest
 from mmengine.config import Config
+from tool_runs import ROOT
 
 from gfl_plugin.compat import stack
 
@@ -16,7 +18,10 @@ def test_no_stack_names_the_command_that_gets_one():
             'except ImportError as error: print(error)')
     # None in sys.modules is how Python marks a module that is not to be found.
     printed = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout
-    assert 'mmdet' in printed and 'gfl-plugin[onedl]' in printed, printed
+    assert 'mmdet is not installed' in printed, printed
+    extra = re.search(r'^onedl = \[(.*)\]', (ROOT / 'pyproject.toml').read_text(), re.M)[1]
+    stack_of_extra = ' '.join(re.findall(r'"(onedl-[^"]*)"', extra))
+    assert f'pip install {stack_of_extra} ' in printed, 'the command should give the tested versions'
 
 
 @pytest.mark.parametrize('error, said', [

@@ -48,6 +48,13 @@ def test_losses_and_gradients(case, scope):
         assert_close(gradients[name], gradient, f'the gradient of {name}')
 
 
+@pytest.mark.parametrize('case', CASES)
+def test_losses_and_gradients_with_slots(case, monkeypatch):
+    """As on a GPU, where nobody reads how many positives there are: each candidate has a slot, valid or not."""
+    monkeypatch.setattr('gfl_plugin.assigners.atss.can_be_read_at_once', lambda x: False)
+    test_losses_and_gradients(case, 'own')
+
+
 def by_score_and_label(detections):
     detections = detections[(detections.bboxes.sum(1) + detections.labels * 1e4).argsort(stable=True)]
     return detections[detections.scores.argsort(stable=True)]

@@ -262,9 +262,7 @@ def stock_model(config: Config) -> ConfigDict:
         if isinstance(node, dict):
             return {k: OWN_TO_STOCK.get(v, v) if k == 'type' else replace(v) for k, v in node.items()}
         return [replace(v) for v in node] if isinstance(node, (list, tuple)) else node
-    model = ConfigDict(replace(config.model))
-    model.bbox_head.loss_cls.use_sigmoid = True
-    return model
+    return ConfigDict(replace(config.model))
 
 
 def _two_models(options: Options):
@@ -275,8 +273,8 @@ def _two_models(options: Options):
     return config, models
 
 
-def _random_batch(options: Options) -> dict:
-    objects, metas = random_targets(options.batch, tuple(options.size), options.gts[0], 'cpu')
+def _random_batch(options: Options, num_classes: int) -> dict:
+    objects, metas = random_targets(options.batch, tuple(options.size), options.gts[0], 'cpu', num_classes)
     samples = [DetDataSample(metainfo=dict(meta), gt_instances=gt) for gt, meta in zip(objects, metas)]
     return dict(inputs=[torch.randint(0, 256, (3, *options.size), dtype=torch.uint8) for _ in samples],
                 data_samples=samples)
@@ -289,7 +287,7 @@ def _train(options: Options) -> List[Row]:
         if not options.device.startswith('cuda'):
             raise SetupError('--amp needs a CUDA device: half precision is slower on a CPU')
         settings.update(type='AmpOptimWrapper', dtype='bfloat16')
-    batch = _random_batch(options)
+    batch = _random_batch(options, models[0].bbox_head.num_classes)
     steps = []
     for model in models:
         model.train()
@@ -301,7 +299,7 @@ def _train(options: Options) -> List[Row]:
 
 def _infer(options: Options) -> List[Row]:
     _, models = _two_models(options)
-    batch = _random_batch(options)
+    batch = _random_batch(options, models[0].bbox_head.num_classes)
     half = torch.autocast(options.device.split(':')[0], torch.bfloat16) if options.amp else contextlib.nullcontext()
     with torch.no_grad(), half:
         for model in models:
