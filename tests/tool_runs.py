@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Dict, Sequence
+from typing import Dict, Optional, Sequence
 from unittest import mock
 
 ROOT = Path(__file__).parent.parent
@@ -34,10 +34,11 @@ def on_shapes(tool: str, data: Path, *arguments: str, settings: Sequence[str] = 
                  f'experiment_name={tool}_{os.urandom(4).hex()}')
 
 
-def run(*command: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
+def run(*command: str, cwd: Path = ROOT, timeout: Optional[float] = None) -> subprocess.CompletedProcess:
     """A command of the README with this Python."""
     environment = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1')
-    return subprocess.run([sys.executable, *command], cwd=cwd, env=environment, capture_output=True, text=True)
+    return subprocess.run([sys.executable, *command], cwd=cwd, env=environment, capture_output=True, text=True,
+                          timeout=timeout)
 
 
 def scalars(work_dir: Path) -> Dict[int, dict]:

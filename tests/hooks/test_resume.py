@@ -3,6 +3,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import subprocess
 import time
 from unittest import mock
 
@@ -11,7 +12,7 @@ import torch
 from mmdet.models.detectors import SingleStageDetector
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from tool_runs import log, on_shapes, scalars
+from tool_runs import log, on_shapes, run, scalars
 
 from gfl_plugin import engine
 from gfl_plugin.errors import Interrupted
@@ -146,8 +147,8 @@ def test_workers(whole, tmp_path):
     settings = [*EXACT, 'train_dataloader.num_workers=1', 'train_dataloader.persistent_workers=True']
 
     def terminate_all():
-        for process in multiprocessing.active_children():
-            process.terminate()
+        for process in multiprocessing.active_children():  # not by this process, whose word counts
+            subprocess.run(['kill', '-TERM', str(process.pid)], check=True)
         time.sleep(0.2)  # the worker dies now or not at all
         assert all(process.is_alive() for process in multiprocessing.active_children()), 'it should outlast the signal'
         terminate()
@@ -156,6 +157,17 @@ def test_workers(whole, tmp_path):
         engine.train(on_shapes(*arguments, settings=settings))
     runner = engine.train(on_shapes(*arguments, '--resume', settings=settings))
     assert runner.iter == 12 and sorted(losses(run)) == list(range(1, 13))
+
+
+def test_workers_end_with_the_process_that_started_them():
+    """Python ends them by one SIGTERM, and then waits for them for ever."""
+    code = ('import functools\nfrom torch.utils.data import DataLoader\n'
+            'from gfl_plugin.hooks.interrupt import _outlast_a_signal\n'
+            'loader = DataLoader(range(8), num_workers=1, persistent_workers=True,\n'
+            '                    worker_init_fn=functools.partial(_outlast_a_signal, None))\n'
+            'print(next(iter(loader)))')
+    done = run('-c', code, timeout=60)
+    assert done.returncode == 0 and 'tensor([0])' in done.stdout, done.stderr[-2000:]
 
 
 def test_a_second_sigint_stops_at_once(monkeypatch):
