@@ -1,8 +1,8 @@
 # GFL, ResNet-18, FPN, from scratch on 50 real COCO images, and evaluated on these same images: an overfitting test.
 # It shows that the data, the head, the losses and the schedule learn real boxes; nothing here is about generalisation.
 #
-# Box AP on its own training images: 0.728 (AP50 0.816) in 34 minutes on one busy core; 0.730 (0.818) with mmdet.GFLHead, its
-# losses and its assigner in the place of the plugin's.
+# Box AP on its own training images: 0.728 (AP50 0.816) in 34 minutes on one busy core; 0.730 (0.818) with
+# mmdet.GFLHead, its losses and its assigner in the place of the plugin's.
 #
 # A reason stands beside each line that departs from the setting on COCO (configs/gfl/gfl_r50_fpn_1x_coco.py).
 _base_ = ['../_base_/models/gfl_r50_fpn.py', '../_base_/default_runtime.py']
