@@ -33,6 +33,9 @@ def fresh():
 def log(caplog):
     """Gives the lines that MMEngine's logger has warned with."""
     logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(logging.WARNING)  # tests/reference.py wants errors alone
     logger.addHandler(caplog.handler)
     yield lambda: [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     logger.removeHandler(caplog.handler)
+    logger.setLevel(level)
