@@ -1,11 +1,9 @@
 """GIoU loss (arXiv:1902.09630)."""
-from typing import Optional
-
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..functional.boxes import giou
 from ..registry import MODELS
-from .weighting import reduce_loss
+from .box_loss import BoxLoss
 
 
 def giou_loss(pred: Tensor, target: Tensor, eps: float = 1e-7) -> Tensor:
@@ -14,23 +12,6 @@ def giou_loss(pred: Tensor, target: Tensor, eps: float = 1e-7) -> Tensor:
 
 
 @MODELS.register_module()
-class GIoULoss(nn.Module):
-    """GIoU loss of paired boxes; arguments as MMDetection's.
-
-    Args:
-        eps: Lower bound on areas that are divided by, in the square of the boxes' unit.
-        reduction: ``'none'``, ``'mean'`` or ``'sum'``.
-        loss_weight: What the loss is multiplied by.
-    """
-
-    def __init__(self, eps: float = 1e-6, reduction: str = 'mean', loss_weight: float = 1.0) -> None:
-        super().__init__()
-        self.eps, self.reduction, self.loss_weight = eps, reduction, loss_weight
-
-    def forward(self, pred: Tensor, target: Tensor, weight: Optional[Tensor] = None, avg_factor=None,
-                reduction_override: Optional[str] = None) -> Tensor:
-        """``pred`` and ``target`` are (N, 4) boxes, ``weight`` (N,) or, all four alike, (N, 4)."""
-        if weight is not None and weight.dim() > 1:
-            weight = weight.mean(-1)
-        loss = giou_loss(pred, target, self.eps)
-        return self.loss_weight * reduce_loss(loss, weight, avg_factor, reduction_override or self.reduction)
+class GIoULoss(BoxLoss):
+    """GIoU loss; arguments of :class:`BoxLoss`."""
+    elementwise = staticmethod(giou_loss)

@@ -6,7 +6,15 @@ import torch
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmengine.config import Config, ConfigDict
-from reference import assert_close, head_config, losses_and_gradients, random_features, random_objects, twin_heads
+from reference import (
+    assert_close,
+    atss_heads,
+    head_config,
+    losses_and_gradients,
+    random_features,
+    random_objects,
+    twin_heads,
+)
 
 from gfl_plugin.compat.packages import get_installed_path
 
@@ -71,6 +79,26 @@ def test_published_checkpoints_fit(name):
     state = MODELS.build(published).state_dict()
     ours.load_state_dict(state, strict=True)
     MODELS.build(changed_type).load_state_dict(state, strict=True)
+
+
+def test_published_atss_checkpoints_fit():
+    """The keys and shapes of MMDetection's published ATSS are those of its config with this head."""
+    published = Config.fromfile(f'{get_installed_path("mmdet")}/.mim/configs/atss/atss_r50_fpn_1x_coco.py').model
+    published.backbone.init_cfg = None
+    ours = copy.deepcopy(published)
+    head = ours.bbox_head
+    head.type = 'gfl_plugin.GFLHead'
+    head.quality = dict(type='gfl_plugin.CenternessBranch', loss_cls=head.pop('loss_cls'),
+                        loss_centerness=head.pop('loss_centerness'))
+    head.box = dict(type='gfl_plugin.DiracDelta', bbox_coder=head.pop('bbox_coder'))
+    MODELS.build(ours).load_state_dict(MODELS.build(published).state_dict(), strict=True)
+
+
+def test_initial_scores_of_atss_are_those_of_the_reference():
+    for head in atss_heads():
+        head.init_weights()
+        assert head.atss_cls.bias.sigmoid().allclose(torch.tensor(0.01)), 'every class should start at 0.01'
+        assert head.atss_reg.weight.std().item() == pytest.approx(0.01, rel=0.2)
 
 
 def test_as_rpn_head():

@@ -1,8 +1,8 @@
-"""The head is MMDetection's GFLHead: losses, gradients and detections from equal weights."""
+"""The head is MMDetection's GFLHead, or its ATSSHead: losses, gradients and detections from equal weights."""
 import pytest
 import torch
 from mmengine.structures import InstanceData
-from reference import assert_close, losses_and_gradients, random_features, random_objects, twin_heads
+from reference import assert_close, atss_heads, losses_and_gradients, random_features, random_objects, twin_heads
 
 CASES = {
     'ordinary': dict(),
@@ -22,23 +22,27 @@ CASES = {
     'single_image': dict(counts=(7, )),
 }
 SCOPES = {'own': 'gfl_plugin.', 'mmdet': ''}
+# MMDetection's head and ours, whose default is GFL; ATSS, (CenternessBranch, DiracDelta), has no bins.
+TWINS = {'gfl': twin_heads, 'atss': atss_heads}
+every_case = pytest.mark.parametrize('twins, case', [(twins, case) for twins in TWINS for case in CASES
+                                                     if (twins, case) != ('atss', 'reg_max_7')])
 
 
-def setup(case, scope):
+def setup(twins, case, scope):
     options = dict(CASES[case])
     head_options = options.pop('head', {})
     counts, height, width = options.pop('counts', (6, 3)), options.pop('height', 256), options.pop('width', 320)
     excess = options.pop('excess', 0)
-    reference, ours = twin_heads(SCOPES[scope], **head_options)
+    reference, ours = TWINS[twins](SCOPES[scope], **head_options)
     features = random_features(len(counts), height, width, head_options.get('strides', (8, 16, 32, 64, 128)), excess)
     objects, metas = random_objects(counts, height, width, head_options.get('num_classes', 8), **options)
     return reference, ours, features, objects, metas
 
 
 @pytest.mark.parametrize('scope', SCOPES)
-@pytest.mark.parametrize('case', CASES)
-def test_losses_and_gradients(case, scope):
-    reference, ours, features, objects, metas = setup(case, scope)
+@every_case
+def test_losses_and_gradients(twins, case, scope):
+    reference, ours, features, objects, metas = setup(twins, case, scope)
     expected, expected_gradients = losses_and_gradients(reference, features, objects, metas)
     losses, gradients = losses_and_gradients(ours, features, objects, metas)
     assert losses.keys() == expected.keys(), 'the losses should have MMDetection\'s names'
@@ -48,11 +52,11 @@ def test_losses_and_gradients(case, scope):
         assert_close(gradients[name], gradient, f'the gradient of {name}')
 
 
-@pytest.mark.parametrize('case', CASES)
-def test_losses_and_gradients_with_slots(case, monkeypatch):
+@every_case
+def test_losses_and_gradients_with_slots(twins, case, monkeypatch):
     """As on a GPU, where nobody reads how many positives there are: each candidate has a slot, valid or not."""
     monkeypatch.setattr('gfl_plugin.assigners.atss.can_be_read_at_once', lambda x: False)
-    test_losses_and_gradients(case, 'own')
+    test_losses_and_gradients(twins, case, 'own')
 
 
 def by_score_and_label(detections):
@@ -62,9 +66,9 @@ def by_score_and_label(detections):
 
 @pytest.mark.parametrize('rescale', [False, True])
 @pytest.mark.parametrize('with_nms', [False, True])
-@pytest.mark.parametrize('case', CASES)
-def test_detections(case, with_nms, rescale):
-    reference, ours, features, _, metas = setup(case, 'own')
+@every_case
+def test_detections(twins, case, with_nms, rescale):
+    reference, ours, features, _, metas = setup(twins, case, 'own')
     with torch.no_grad():
         expected, found = (head.predict_by_feat(*head(features), batch_img_metas=metas, rescale=rescale,
                                                 with_nms=with_nms) for head in (reference, ours))
