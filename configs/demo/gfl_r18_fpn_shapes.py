@@ -1,6 +1,6 @@
 # GFL, ResNet-18, FPN on the shapes of gfl_plugin/datasets/shapes.py: from nothing to a working detector, on a CPU.
 #
-# Held-out shapes (4,800 for training, 300 held out): AP 0.410, AP50 0.582 in 8.5 minutes on two CPU cores, drawing the
+# Held-out shapes (4,800 for training, 300 held out): AP 0.404, AP50 0.580 in 8.4 minutes on two CPU cores, drawing the
 # images included; 0.8 GB of memory (tools/demo.py).
 #
 # A reason stands beside each line that departs from the setting on COCO (configs/gfl/gfl_r50_fpn_1x_coco.py).
