@@ -47,15 +47,19 @@ def reproduce(options: Options) -> Dict[str, object]:
         The content of ``table.json``.
 
     Raises:
-        SetupError: There is no such table.
+        SetupError: There is no such table, or no such row in it.
     """
     if options.table not in TABLES:
         raise SetupError(f'There is no table {options.table!r}: there are {", ".join(TABLES)}')
+    configs = [row.config for row in TABLES[options.table]]
+    for config in options.rows or ():
+        if config not in configs:
+            raise SetupError(f'Table {options.table} has no row {config!r}: there are {", ".join(configs)}')
     folder = options.work_dir or os.path.join('work_dirs', 'reproduce',
                                               options.table + ('-coco' if options.data_root else ''))
     os.makedirs(folder, exist_ok=True)
     left = [(row, seed) for row in TABLES[options.table] for seed in range(options.seeds)
-            if not os.path.isfile(_result_file(folder, row, seed))]
+            if row.config in (options.rows or configs) and not os.path.isfile(_result_file(folder, row, seed))]
     start, table = time.monotonic(), write_table(folder, options)
     for index, (row, seed) in enumerate(left):
         _say(f'{row.label}, seed {seed}: run {index + 1} of {len(left)}{_eta(start, index, len(left))}')

@@ -1,5 +1,6 @@
 """Tables of the paper: every row is a config; a table goes on where it was; what is published stays beside COCO."""
 import json
+import sys
 
 import pytest
 from tool_runs import SMALL, parse
@@ -51,6 +52,16 @@ def test_on_coco_a_row_departs_from_the_1x_setting(tmp_path):
     assert 'Centerness' in config.model.bbox_head.quality.type
 
 
-def test_an_unknown_table_is_named():
+def test_rows_share_a_table(tmp_path, monkeypatch):
+    trained = []
+    monkeypatch.setattr(sys.modules['gfl_plugin.engine.reproduce'], '_run',
+                        lambda row, seed, *_: trained.append((row.config, seed)))
+    engine.reproduce(parse('reproduce', 'table3', '--work-dir', str(tmp_path), '--rows', 'joint_dirac', '--seeds', '2'))
+    assert trained == [('joint_dirac', 0), ('joint_dirac', 1)]
+
+
+def test_an_unknown_table_or_row_is_named():
     with pytest.raises(SetupError, match="'table9'.*table3"):
         engine.reproduce(parse('reproduce', 'table9'))
+    with pytest.raises(SetupError, match="'joint'.*joint_dirac"):
+        engine.reproduce(parse('reproduce', 'table3', '--rows', 'joint'))
