@@ -16,22 +16,32 @@ class FaultHook(Hook):
     Args:
         fault: ``'die'`` (SIGKILL) or ``'hang'``, or a signal's name.
         file: Where to write the time in seconds at which it happened.
+        parent: Whether it happens to the process that started this one.
+        validation: Whether it happens in the validation after the iteration.
     """
     priority = 'VERY_HIGH'
 
-    def __init__(self, iteration, fault='die', rank=0, file=None):
+    def __init__(self, iteration, fault='die', rank=0, file=None, parent=False, validation=False):
         self.iteration, self.fault, self.rank, self.file = iteration, fault, rank, file
+        self.parent, self.validation = parent, validation
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
-        again = int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)) > 0
-        if again or runner.iter + 1 != self.iteration or runner.rank != self.rank:
+        if not self.validation and runner.iter + 1 == self.iteration:
+            self._happen(runner)
+
+    def before_val_iter(self, runner, batch_idx, data_batch=None):
+        if self.validation and runner.iter == self.iteration:
+            self._happen(runner)
+
+    def _happen(self, runner):
+        if int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)) > 0 or runner.rank != self.rank:
             return
         if self.file:
             with open(self.file, 'w') as file:
                 file.write(str(time.time()))
         if self.fault == 'hang':
             time.sleep(3600)
-        os.kill(os.getpid(), signal.SIGKILL if self.fault == 'die' else getattr(signal, self.fault))
+        os.kill(os.getppid() if self.parent else os.getpid(), signal.SIGKILL if self.fault == 'die' else getattr(signal, self.fault))
 
 
 def config_with(folder: Path, **fault) -> str:

@@ -26,16 +26,28 @@ from .config import Options, load_config
 def reporting() -> Iterator[None]:
     """Print a user's mistake as one paragraph and exit with status 2; anything else keeps its traceback.
 
-    A run that a signal ended, and that can go on, exits with status 75 (:class:`Interrupted`).
+    A run that a signal ended, and that can go on, exits with status 75 (:class:`Interrupted`). Of the ranks of a machine
+    the first speaks for all.
     """
     try:
         yield
-    except (SetupError, checkpoints.UnsafeCheckpointError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        sys.exit(2)
-    except Interrupted as interrupted:
-        print(interrupted, file=sys.stderr)
-        sys.exit(interrupted.STATUS)
+    except (SetupError, checkpoints.UnsafeCheckpointError, Interrupted) as error:
+        interrupted = isinstance(error, Interrupted)
+        if _is_first_to_speak():
+            print(error if interrupted else f'error: {error}', file=sys.stderr)
+        sys.exit(error.STATUS if interrupted else 2)
+
+
+def _is_first_to_speak() -> bool:
+    if 'TORCHELASTIC_ERROR_FILE' not in os.environ:
+        return True
+    # Of torchrun, new for each start: a folder for each of the machine's ranks, in one that they share.
+    shared = os.path.dirname(os.path.dirname(os.environ['TORCHELASTIC_ERROR_FILE']))
+    try:
+        os.mkdir(os.path.join(shared, 'spoken'))
+    except OSError as error:
+        return not isinstance(error, FileExistsError)
+    return True
 
 
 def train(options: Options) -> Runner:
@@ -209,7 +221,8 @@ def _decide_start(options: Options, config: Config) -> _Start:
             return _Start(folder, path, True, [f'{one}: the run goes on from {path}' for one in damaged])
         remarks = [f'There is no checkpoint in {folder} to go on from yet: the run starts']
     if options.resume in (None, 'auto'):
-        return _Start(folder, config.get('load_from'), False, remarks)
+        weights = config.get('load_from')
+        return _Start(folder, weights and _existing_file(weights), False, remarks)
     damage = None if '://' in options.resume else resume.damage(_existing_file(options.resume))
     if damage is not None:
         raise SetupError(f'{options.resume} is not whole ({damage}). --resume without a name goes on from the newest '

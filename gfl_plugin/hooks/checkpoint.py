@@ -35,10 +35,16 @@ class CheckpointHook(MMEngineCheckpointHook):
         if is_main_process() and self._is_local() and files.remove_leftovers(self.out_dir):
             runner.logger.info(f'What a killed run had not finished writing to {self.out_dir} was removed')
 
-    def save_interrupted(self, runner: Runner) -> None:
-        """Save a run after an iteration that nothing else may save; the next regular checkpoint removes it."""
-        if self._is_finite(runner):
-            self._save(runner, INTERRUPTED, dict(epoch=runner.epoch, iter=runner.iter + 1))
+    def save_interrupted(self, runner: Runner, iteration: int) -> bool:
+        """Save a run after an iteration that nothing else may save; the next regular checkpoint removes it.
+
+        Returns:
+            Whether it was saved: its weights are finite.
+        """
+        is_finite = self._is_finite(runner)
+        if is_finite:
+            self._save(runner, INTERRUPTED, dict(epoch=runner.epoch, iter=iteration))
+        return is_finite
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         if not self._is_finite(runner):

@@ -8,7 +8,7 @@ from typing import Callable, Dict, Optional
 
 import torch
 from mmengine.dist import is_distributed
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import Runner
 
 from ..errors import Interrupted
@@ -22,8 +22,8 @@ ECHO = 2.0  # seconds within which a launcher repeats a signal that its processe
 class InterruptHook(Hook):
     """On SIGTERM or SIGINT finish the iteration, save the run by :class:`CheckpointHook`, end it.
 
-    All ranks end at the same iteration, whichever of them got the signal. A signal during validation waits for its
-    end. A second SIGINT stops at once.
+    All ranks end at the same iteration, whichever of them got the signal. A validation is broken off, and the run that
+    goes on begins with it; a signal while its metric is computed waits for that. A second SIGINT stops at once.
 
     Raises:
         Interrupted: The run was asked to end, and is saved. ``tools/train.py`` exits with its status.
@@ -35,6 +35,16 @@ class InterruptHook(Hook):
         self._since = 0.0
         self._handlers: Dict[int, object] = {}
         self._group = None
+        self._last_to_ask = 0  # batches of a validation that all ranks have
+        self._in_validation = False
+        self._validate_first = False
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        if self._in_validation:
+            checkpoint['meta']['validate_first'] = True
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        self._validate_first = runner._resume and checkpoint['meta'].get('validate_first', False)
 
     def before_train(self, runner: Runner) -> None:
         if is_distributed():  # a group on the CPU: to ask the others must not wait for the device
@@ -42,24 +52,47 @@ class InterruptHook(Hook):
         if threading.current_thread() is threading.main_thread():  # Python lets no other set handlers
             self._handlers = {number: signal.signal(number, self._receive)
                               for number in (signal.SIGTERM, signal.SIGINT)}
-        loader = runner.train_dataloader
-        loader.worker_init_fn = functools.partial(_outlast_a_signal, loader.worker_init_fn)
+        validates = runner._val_loop is not None
+        for loader in (runner.train_dataloader, *([runner.val_dataloader] if validates else ())):
+            loader.worker_init_fn = functools.partial(_outlast_a_signal, loader.worker_init_fn)
+        if validates and self._validate_first:
+            runner.logger.info('The run goes on with the validation that a signal broke off')
+            runner.val_loop.run()
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        self._end_if_asked(runner, runner.iter + 1)
+
+    def before_val(self, runner: Runner) -> None:
+        batches = torch.tensor(len(runner.val_dataloader))
+        if self._group is not None:
+            torch.distributed.all_reduce(batches, torch.distributed.ReduceOp.MIN, group=self._group)
+        self._last_to_ask = int(batches)
+
+    def after_val_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        # Of several ranks now and then: to ask is to wait for the slowest.
+        if batch_idx < self._last_to_ask and (self._group is None or batch_idx % 10 == 0):
+            self._in_validation = True
+            self._end_if_asked(runner, runner.iter)
+            self._in_validation = False
+
+    def _end_if_asked(self, runner: Runner, iteration: int) -> None:
         name = self._agreed()
         if name is None:
             return
         runner.logger.warning(f'{name}: the run is saved and ends')
+        if self._in_validation:
+            for hook in runner.hooks:
+                if isinstance(hook, EMAHook):
+                    hook.after_val_epoch(runner)  # the averaged weights back to where it saves them from
         saving = next((hook for hook in runner.hooks if isinstance(hook, CheckpointHook)), None)
-        if saving is not None:
-            saving.save_interrupted(runner)
+        is_saved = saving is not None and saving.save_interrupted(runner, iteration)
         runner.visualizer.close()
         if self._group is not None:  # the first to exit makes a launcher end the others, and rank 0 may be saving
             torch.distributed.barrier(self._group)
         self.restore()
-        raise Interrupted(f'{name} ended the run after iteration {runner.iter + 1} of {runner.max_iters}; '
-                          f'{"it is saved: " if saving else "nothing saves it, but "}--resume goes on from '
-                          f'{saving.last_ckpt if saving else "the last checkpoint"}')
+        raise Interrupted(f'{name} ended the run after iteration {iteration} of {runner.max_iters}; '
+                          f'{"it is saved: " if is_saved else "it is not saved, but "}--resume goes on from '
+                          f'{saving.last_ckpt if is_saved else "the last checkpoint"}')
 
     def after_train(self, runner: Runner) -> None:
         self.restore()

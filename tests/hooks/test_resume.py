@@ -1,5 +1,6 @@
 """A run that was ended and goes on is the run that it would have been."""
 import contextlib
+import json
 import multiprocessing
 import os
 import signal
@@ -24,13 +25,17 @@ EXACT = ['log_processor.window_size=1', 'train_cfg.max_epochs=3', 'train_cfg.val
 
 @HOOKS.register_module()
 class AtIteration(Hook):
-    """Do something in the midst of an iteration (of 1, 2, ...)."""
+    """Do something in the midst of an iteration (of 1, 2, ...), or of the validation that comes after it."""
 
-    def __init__(self, iteration, act):
-        self.iteration, self.act = iteration, act
+    def __init__(self, iteration, act, validation=False):
+        self.iteration, self.act, self.validation = iteration, act, validation
 
     def before_train_iter(self, runner, **kwargs):
-        if runner.iter + 1 == self.iteration:
+        if runner.iter + 1 == self.iteration and not self.validation:
+            self.act()
+
+    def before_val_iter(self, runner, **kwargs):
+        if runner.iter == self.iteration and self.validation:
             self.act()
 
 
@@ -47,13 +52,13 @@ def terminate():
 
 
 @contextlib.contextmanager
-def at(iteration, act):
+def at(iteration, act, validation=False):
     """Within it, runs have a hook that acts at an iteration."""
     from_cfg = engine.run.Runner.from_cfg
 
     def with_hook(config):
         runner = from_cfg(config)
-        runner.register_hook(AtIteration(iteration, act))
+        runner.register_hook(AtIteration(iteration, act, validation))
         return runner
     with mock.patch.object(engine.run.Runner, 'from_cfg', with_hook):
         yield
@@ -62,6 +67,12 @@ def at(iteration, act):
 def losses(folder):
     return {step: [line[name] for name in ('loss_cls', 'loss_bbox', 'loss_dfl', 'grad_norm', 'lr')]
             for step, line in scalars(folder).items()}
+
+
+def evaluated(folder):
+    """The epochs of which there are metrics."""
+    return [line['step'] for file in sorted(folder.glob('*/vis_data/scalars.json'))
+            for line in map(json.loads, file.read_text().splitlines()) if 'coco/bbox_mAP' in line]
 
 
 @pytest.fixture(scope='module')
@@ -98,6 +109,22 @@ def test_a_signal_saves_within_the_epoch_and_the_run_goes_on(whole, iteration, t
     assert losses(run) == losses(whole / 'run'), 'to the last bit'
     assert (runner.epoch, runner.iter) == (3, 12) and not (run / 'interrupted.pth').exists()
     assert (run / 'last_checkpoint').read_text().endswith('epoch_3.pth')
+
+
+@pytest.mark.parametrize('iteration', [4, 12])
+def test_a_signal_in_a_validation_breaks_it_off_and_the_run_goes_on_with_it(whole, iteration, tmp_path):
+    """With averaged weights, which take the model's place meanwhile; also in the last one."""
+    run, settings = tmp_path / 'run', [*EXACT, 'train_cfg.val_begin=1', 'val_dataloader.batch_size=2']
+    arguments = 'train', whole / 'data', '--work-dir', str(run)
+    with at(iteration, terminate, validation=True), pytest.raises(Interrupted, match=f'after iteration {iteration} of'):
+        engine.train(on_shapes(*arguments, settings=settings))
+    saved, regular = (torch.load(run / name, weights_only=True)
+                      for name in ('interrupted.pth', f'epoch_{iteration // 4}.pth'))
+    for part in ('state_dict', 'ema_state_dict'):
+        assert all(saved[part][key].equal(value) for key, value in regular[part].items()), f'{part} as at the epoch\'s end'
+    assert evaluated(run) == list(range(1, iteration // 4)), 'it should be broken off'
+    engine.train(on_shapes(*arguments, '--resume', settings=settings))
+    assert evaluated(run) == [1, 2, 3] and losses(run) == losses(whole / 'run'), 'to the last bit'
 
 
 def test_a_run_is_interrupted_again_and_again(whole, tmp_path):
