@@ -41,7 +41,8 @@ class FaultHook(Hook):
                 file.write(str(time.time()))
         if self.fault == 'hang':
             time.sleep(3600)
-        os.kill(os.getppid() if self.parent else os.getpid(), signal.SIGKILL if self.fault == 'die' else getattr(signal, self.fault))
+        number = signal.SIGKILL if self.fault == 'die' else getattr(signal, self.fault)
+        os.kill(os.getppid() if self.parent else os.getpid(), number)
 
 
 def config_with(folder: Path, **fault) -> str:

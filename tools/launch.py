@@ -3,8 +3,8 @@
 
     python tools/launch.py [options of torchrun] tools/train.py CONFIG --launcher pytorch
 
-Exit status 2: a mistake of the user's; 75: a signal ended the run, which is saved; another one, or a signal's (128 + n):
-what a process died of once all restarts were used up.
+Exit status 2: a mistake of the user's; 75: a signal ended the run, which is saved; another one, or that of a signal
+(128 + n): what a process died of once all restarts were used up.
 """
 import sys
 

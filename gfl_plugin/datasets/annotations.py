@@ -1,6 +1,7 @@
 """What a COCO-format annotation file must hold: read, and each entry that breaks the rules named. Needs no stack."""
 import json
 import math
+import os
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from ..errors import SetupError
@@ -10,6 +11,7 @@ STRAY, UNKNOWN_CATEGORY = 'annotations without image', 'unknown categories'
 NOT_FINITE, NO_AREA, OUTSIDE = 'boxes not finite', 'boxes without area', 'boxes outside the image'
 THIN, NO_AREA_ENTRY = 'boxes thinner than a pixel', 'area entries not positive'
 LARGEST = 1e9  # pixels, of any number of a box or size: far beyond any image, far below an overflow
+GROWTH = 4  # bytes of memory that a byte of JSON takes, at least: boxes alone take 5.6, boxes and polygons 6.2
 Rule = Tuple[Callable[[Any], bool], str]  # whether a value will do, and what it should be
 
 
@@ -56,10 +58,14 @@ def read_annotations(path: str, name: Optional[str] = None) -> Any:
         name: What to call it in an error, if not by its path.
 
     Raises:
-        SetupError: It cannot be read, or is not JSON.
+        SetupError: It cannot be read, is not JSON, or is larger than the machine's memory has room for.
     """
     name = name or path
     try:
+        size, memory = os.path.getsize(path), _memory()
+        if GROWTH * size > memory:  # before all else slows down, and the system ends this process or another
+            raise SetupError(f'The annotation file {name} has {size / 1e9:,.2f} GB, takes at least {GROWTH} times as '
+                             f'much memory to be read, and this machine has {memory / 1e9:,.2f} GB')
         with open(path, encoding='utf-8') as file:
             return json.load(file)
     except OSError as error:
@@ -68,6 +74,14 @@ def read_annotations(path: str, name: Optional[str] = None) -> Any:
         raise SetupError(f'The annotation file {name} is not JSON: byte {error.start} is not UTF-8') from error
     except (ValueError, RecursionError) as error:  # a number of 5,000 digits, and brackets within brackets, are JSON
         raise SetupError(f'The annotation file {name} is not usable JSON: {error}') from error
+
+
+def _memory() -> float:
+    """Of the machine, in bytes; infinite where the system does not say."""
+    try:
+        return os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
+        return math.inf
 
 
 def find_malformed(content: Any, needs_annotations: bool = True) -> Iterator[Fault]:

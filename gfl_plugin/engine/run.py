@@ -26,8 +26,8 @@ from .config import Options, load_config
 def reporting() -> Iterator[None]:
     """Print a user's mistake as one paragraph and exit with status 2; anything else keeps its traceback.
 
-    A run that a signal ended, and that can go on, exits with status 75 (:class:`Interrupted`). Of the ranks of a machine
-    the first speaks for all.
+    A run that a signal ended, and that can go on, exits with status 75 (:class:`Interrupted`). Of the ranks of a
+    machine the first speaks for all.
     """
     try:
         yield

@@ -4,7 +4,9 @@ import json
 import pytest
 from data_sets import build, content, write_set
 
+from gfl_plugin.datasets import annotations
 from gfl_plugin.datasets.annotations import find_malformed, read_annotations, show
+from gfl_plugin.datasets.check import check
 from gfl_plugin.errors import SetupError
 
 NAN = float('nan')
@@ -64,6 +66,17 @@ def refuse(root, said, **options):
 def test_what_is_not_json(tmp_path, kind):
     (write_set(tmp_path) / 'boxes.json').write_bytes(NO_JSON[kind][0])
     refuse(tmp_path, NO_JSON[kind][1])
+
+
+def test_a_file_beyond_the_memory_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    root = write_set(tmp_path)
+    memory = 4 * (root / 'boxes.json').stat().st_size
+    monkeypatch.setattr(annotations, '_memory', lambda: memory)
+    build(root)
+    with open(root / 'boxes.json', 'r+b') as file:
+        file.truncate(10 * 10**6)
+    refuse(root, r'has 0\.01 GB, takes at least 4 times as much memory')
+    assert check(str(root / 'boxes.json'), str(root / 'images')).suffers, 'and tools/check_dataset.py reports it'
 
 
 @pytest.mark.parametrize('kind', MALFORMED)

@@ -67,7 +67,8 @@ def test_turned_by_exif(tmp_path):
 
 @pytest.mark.parametrize('content, size', [
     (re.sub(rb'(?<=\xff\xc0..\x08)....', b'\xff\xff\x40\0', encode(), count=1, flags=re.DOTALL), '16384 x 65535'),
-    (encode('png')[:16] + b'\0\1\0\0' * 2 + encode('png')[24:], '65536 x 65536')], ids=['jpeg', 'png'])
+    (encode('png')[:16] + b'\0\1\0\0' * 2 + encode('png')[24:], '65536 x 65536'),
+    (b'GIF89a' + b'\x60\xea' * 2 + bytes(50), '60000 x 60000')], ids=['jpeg', 'png', 'gif'])
 def test_wild_sizes_are_refused_before_memory_is_taken_for_them(tmp_path, content, size):
     (tmp_path / 'image').write_bytes(content)
     assert find_damage(str(tmp_path / 'image')) == f'it claims to have {size} pixels', 'the header should be believed'

@@ -1,4 +1,5 @@
 """A checkpoint from a stranger runs nothing, by whichever door it comes in and wherever in it the code hides."""
+import ast
 import contextlib
 import os
 import pickle
@@ -10,7 +11,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
-from tool_runs import on_shapes
+from tool_runs import ROOT, on_shapes, run
 
 from gfl_plugin import engine
 from gfl_plugin.compat.checkpoints import UnsafeCheckpointError
@@ -146,3 +147,49 @@ def test_the_attacks_are_real(kind, trained, tmp_path):
     if kind == 'popen_in_state_dict':
         content['state_dict']['backbone.conv1.weight'].wait()
     assert (tmp_path / 'witness').exists()
+
+
+# ---- shells and sockets ----
+
+def test_no_python_starts_a_shell():
+    """Nor names what would: a path with a semicolon stays a path."""
+    starters = {'system', 'popen', 'getoutput', 'getstatusoutput', 'create_subprocess_shell', 'shell'}
+    files = [file for folder in ('gfl_plugin', 'tools') for file in (ROOT / folder).rglob('*.py')]
+    assert len(files) > 40
+    for file in files:
+        named = {getattr(node, name, None) for node in ast.walk(ast.parse(file.read_text()))
+                 for name in ('attr', 'id', 'arg', 'name')}
+        assert not named & starters, f'{file}: {named & starters}'
+
+
+@pytest.mark.parametrize('script, arguments', [('dist_train.sh', ['CONFIG', '2', '--resume', 'CONFIG']),
+                                               ('dist_test.sh', ['CONFIG', 'CONFIG', '2']),
+                                               ('slurm_train.sh', ['part', 'CONFIG', 'CONFIG'])])
+def test_a_script_hands_on_a_path_as_it_is(script, arguments, tmp_path):
+    """Whatever is in it; to a Python, or an srun, that prints what it gets."""
+    for name in ('python', 'srun'):
+        (tmp_path / name).write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+        (tmp_path / name).chmod(0o755)
+    path = f'a b;touch {tmp_path}/witness $(touch {tmp_path}/witness)`touch {tmp_path}/witness`*.py'
+    done = subprocess.run(['bash', str(ROOT / 'tools' / script), *(path if a == 'CONFIG' else a for a in arguments)],
+                          env=dict(os.environ, PATH=f'{tmp_path}:{os.environ["PATH"]}', PYTHON='python'),
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    given = done.stdout.splitlines()
+    assert sum(path in line for line in given) == arguments.count('CONFIG'), given
+    assert not (tmp_path / 'witness').exists()
+
+
+def test_imports_open_no_connection():
+    """Of any module of the package, in a process that dies of the first one."""
+    code = ('import importlib, os, pkgutil, sys\n'
+            'def watch(event, arguments):\n'
+            '    if event in ("socket.connect", "socket.getaddrinfo", "socket.sendto", "urllib.Request"):\n'
+            '        print(event, arguments, flush=True); os._exit(1)\n'
+            'sys.addaudithook(watch)\n'
+            'import gfl_plugin\n'
+            'names = [module.name for module in pkgutil.walk_packages(gfl_plugin.__path__, "gfl_plugin.")]\n'
+            'for name in names: importlib.import_module(name)\n'
+            'print(len(names))')
+    done = run('-c', code)
+    assert done.returncode == 0 and int(done.stdout.split()[-1]) > 40, done.stdout[-1000:] + done.stderr[-1000:]

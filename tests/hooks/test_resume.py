@@ -121,7 +121,7 @@ def test_a_signal_in_a_validation_breaks_it_off_and_the_run_goes_on_with_it(whol
     saved, regular = (torch.load(run / name, weights_only=True)
                       for name in ('interrupted.pth', f'epoch_{iteration // 4}.pth'))
     for part in ('state_dict', 'ema_state_dict'):
-        assert all(saved[part][key].equal(value) for key, value in regular[part].items()), f'{part} as at the epoch\'s end'
+        assert all(saved[part][key].equal(value) for key, value in regular[part].items()), 'as the epoch left it'
     assert evaluated(run) == list(range(1, iteration // 4)), 'it should be broken off'
     engine.train(on_shapes(*arguments, '--resume', settings=settings))
     assert evaluated(run) == [1, 2, 3] and losses(run) == losses(whole / 'run'), 'to the last bit'
