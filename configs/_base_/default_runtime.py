@@ -11,6 +11,7 @@ default_hooks = dict(
     visualization=dict(type='DetVisualizationHook'),
     check_setup=dict(type='gfl_plugin.CheckSetupHook'),  # head against data, checkpoint against model
     resume=dict(type='gfl_plugin.ResumeHook'),  # data, random numbers and place in the epoch of a run that goes on
+    history=dict(type='gfl_plugin.HistoryHook'),  # as much of each logged value as the log needs
     interrupt=dict(type='gfl_plugin.InterruptHook'),  # SIGTERM and SIGINT: save, then end
     loss_guard=dict(type='gfl_plugin.LossGuardHook', patience=10))
 
