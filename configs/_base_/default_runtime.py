@@ -18,7 +18,8 @@ default_hooks = dict(
 env_cfg = dict(
     cudnn_benchmark=False,  # image sizes vary from batch to batch
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
-    # tools/train.py takes gloo where there is no CUDA. A rank waits timeout seconds: rank 0 evaluates and saves alone.
+    # tools/train.py takes gloo where there is no CUDA. A rank waits timeout seconds for one that hangs, not less than
+    # rank 0 takes to evaluate and save alone; of one that dies torchrun knows at once.
     dist_cfg=dict(backend='nccl', timeout=1800))
 
 vis_backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]

@@ -2,6 +2,7 @@
 import contextlib
 import copy
 import datetime
+import errno
 import os
 import re
 import sys
@@ -58,7 +59,7 @@ def train(options: Options) -> Runner:
         RunError: The run cannot go on: a full disk, a loss that is not finite.
         Interrupted: A signal ended it, and it is saved.
     """
-    with _trust(options), _explaining_a_full_disk():
+    with _trust(options), _explaining_the_disk():
         config = load_config(options)
         _prepare_processes(config, options)
         start: _Start = _on_all_ranks(lambda: _decide_start(options, config))
@@ -170,11 +171,14 @@ def _trust(options: Options) -> ContextManager:
 
 
 @contextlib.contextmanager
-def _explaining_a_full_disk() -> Iterator[None]:
-    """Whatever a run writes when there is no more space, a log, a curve or a checkpoint, it ends with one paragraph."""
+def _explaining_the_disk() -> Iterator[None]:
+    """Whatever a run writes, a log or a curve, where there is no space or it may not: it ends with one paragraph."""
     try:
         yield
     except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise SetupError(f'There is no access to {error.filename or "a file of the run"} ({error.strerror}). '
+                             'Change its owner or mode, or name another --work-dir or --data-root') from error
         if not files.is_out_of_space(error):
             raise
         raise RunError(f'{error.filename or "A file of the run"} cannot be written ({error.strerror}). The checkpoints '

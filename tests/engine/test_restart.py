@@ -57,6 +57,15 @@ def test_a_rank_that_dies_ends_the_others_within_a_minute(rank, tmp_path):
 
 
 @pytest.mark.soak
+def test_a_rank_that_hangs_ends_the_others_after_the_timeout(tmp_path):
+    config = config_with(tmp_path, iteration=6, rank=1, fault='hang', file=str(tmp_path / 'hung'))
+    done = on_ranks(2, tmp_path / 'data', '--work-dir', str(tmp_path / 'run'), config=config, MAX_RESTARTS='0',
+                    settings=[*SETTINGS, 'env_cfg.dist_cfg.timeout=30'])
+    seconds = time.time() - float((tmp_path / 'hung').read_text())
+    assert done.returncode != 0 and 25 < seconds < 120, f'{seconds:.0f} s'  # what hangs has 30 s to end, then is killed
+
+
+@pytest.mark.soak
 def test_a_signal_to_one_rank_ends_all_at_one_iteration(tmp_path):
     arguments = 2, tmp_path / 'data', '--work-dir', str(tmp_path / 'run')
     config = config_with(tmp_path, iteration=6, rank=1, fault='SIGTERM')

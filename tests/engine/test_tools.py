@@ -142,6 +142,22 @@ def test_a_strangers_checkpoint_is_refused(trained):
             getattr(engine, tool)(on_shapes(tool, trained / 'data', *arguments, '--work-dir', str(trained / 'none')))
 
 
+def test_a_folder_that_may_not_be_written_is_named(tmp_path, monkeypatch):
+    """Root may write anywhere, so this only pretends."""
+    def refuse(path, *args, **kwargs):
+        raise PermissionError(13, 'Permission denied', path)
+
+    monkeypatch.setattr('mmengine.runner.runner.mmengine.mkdir_or_exist', refuse)
+    with pytest.raises(SetupError, match=rf'no access to {tmp_path}/run.*Permission denied.*--work-dir'):
+        engine.train(on_shapes('train', tmp_path / 'data', '--work-dir', str(tmp_path / 'run')))
+
+
+def test_weights_that_are_not_there_are_named(tmp_path):
+    with pytest.raises(SetupError, match='no checkpoint .*nowhere.pth'):
+        engine.train(on_shapes('train', tmp_path / 'data', '--work-dir', str(tmp_path / 'run'),
+                               settings=['load_from=nowhere.pth']))
+
+
 def test_out_must_be_a_pickle(trained):
     with pytest.raises(SetupError, match='.pkl'):
         engine.test(on_shapes('test', trained / 'data', 'x.pth', '--out', 'detections.json'))
