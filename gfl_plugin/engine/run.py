@@ -186,11 +186,16 @@ def _explaining_the_disk() -> Iterator[None]:
 
 
 def _on_all_ranks(decide: Callable[[], Any]) -> Any:
-    """What rank 0 decides, on all ranks: they look at the disk at different times."""
-    decision: List[Any] = [None]
+    """What rank 0 decides, on all ranks: they look at the disk at different times. So do they all end if it refuses."""
+    decision: List[Any] = [None, None]
     if not is_distributed() or torch.distributed.get_rank() == 0:
-        decision = [decide()]
+        try:
+            decision[0] = decide()
+        except (SetupError, checkpoints.UnsafeCheckpointError) as error:
+            decision[1] = error
     broadcast_object_list(decision)
+    if decision[1] is not None:
+        raise decision[1]
     return decision[0]
 
 
