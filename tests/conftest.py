@@ -23,6 +23,16 @@ def tiny_coco(request):
     return root
 
 
+@pytest.fixture(params=['cpu', pytest.param('cuda', marks=pytest.mark.gpu)])
+def device(request):
+    """A test that takes it runs on a CPU and, where there is one, on a GPU: in fp32, not in TF32."""
+    if request.param == 'cuda':
+        if not torch.cuda.is_available():
+            pytest.skip('needs a CUDA device')
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    return request.param
+
+
 @pytest.fixture(autouse=True)
 def fresh():
     torch.manual_seed(0)

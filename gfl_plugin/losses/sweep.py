@@ -42,6 +42,13 @@ class MapLoss(NamedTuple):
     factor: Tuple[float, float] = (1.0, 0.0)  # (a, b)
 
 
+class Layout(NamedTuple):
+    """How one map lies in a buffer of several."""
+    start: int
+    shape: Tuple[int, int, int, int]  # (B, C, H, W)
+    by_channel: bool  # with its channels last
+
+
 class DenseMap(NamedTuple):
     """A map as it lies in memory, and where its gradient goes."""
     x: Tensor  # (B, C, H, W) or, by channel, (B, H, W, C); contiguous
@@ -90,13 +97,13 @@ class _Sweep(torch.autograd.Function):
         # One buffer for the gradients of all maps; its last element takes what invalid slots write: a fixed number of
         # slots needs no look at which are valid.
         buffer = maps[0].new_empty(sum(m.numel() for m in maps) + 1)
-        ctx.shapes = [(m.shape, _is_by_channel(m)) for m in maps]
+        ctx.layouts = _layouts(maps)
         # Divided by the number of positives, small slopes would vanish in fp16: that waits for the backward pass there,
         # which brings the loss scale of mixed precision along.
         early, ctx.late = (1.0, scale) if buffer.dtype == torch.float16 else (scale, 1.0)
         sweep = _fused(maps[0]) or _plain
-        dense = [DenseMap(_dense(m), _dense(g), by_channel, g.storage_offset())
-                 for m, g, (_, by_channel) in zip(maps, _views(buffer, ctx.shapes), ctx.shapes)]
+        dense = [DenseMap(_dense(m), _dense(g), layout.by_channel, layout.start)
+                 for m, g, layout in zip(maps, _views(buffer, ctx.layouts), ctx.layouts)]
         total = sum(sweep(kind, *level, early, buffer) for level in zip(dense, cells, target, weight))
         ctx.save_for_backward(buffer)
         return (total * scale).float()
@@ -109,24 +116,28 @@ class _Sweep(torch.autograd.Function):
         # The look is free on a CPU, and spares it a pass.
         if factor.device.type != 'cpu' or torch.compiler.is_compiling() or factor != 1:
             buffer = buffer * factor
-        return None, None, None, None, None, *_views(buffer, ctx.shapes)
+        return None, None, None, None, None, *_views(buffer, ctx.layouts)
 
 
 def _is_by_channel(m: Tensor) -> bool:
     return not m.is_contiguous() and m.is_contiguous(memory_format=torch.channels_last)
 
 
+def _layouts(maps: Sequence[Tensor]) -> List[Layout]:
+    starts = itertools.accumulate((m.numel() for m in maps), initial=0)
+    return [Layout(start, tuple(m.shape), _is_by_channel(m)) for start, m in zip(starts, maps)]
+
+
 def _dense(m: Tensor) -> Tensor:
     return m.permute(0, 2, 3, 1) if _is_by_channel(m) else m.contiguous()
 
 
-def _views(buffer: Tensor, shapes) -> List[Tensor]:
+def _views(buffer: Tensor, layouts: Sequence[Layout]) -> List[Tensor]:
     """The parts of a buffer as maps (B, C, H, W), each in its layout."""
-    maps, start = [], 0
-    for (b, c, h, w), by_channel in shapes:
+    maps = []
+    for start, (b, c, h, w), by_channel in layouts:
         part = buffer[start:start + b * c * h * w]
         maps.append(part.view(b, h, w, c).permute(0, 3, 1, 2) if by_channel else part.view(b, c, h, w))
-        start += part.numel()
     return maps
 
 

@@ -26,7 +26,7 @@ def sweep(kind: MapLoss, m: DenseMap, cells: ClassCells, target: Tensor, weight:
     sums = x.new_empty(blocks + more, dtype=torch.float32)
     if not isinstance(slope_scale, Tensor):
         slope_scale = x.new_full((), slope_scale, dtype=torch.float32)
-    weight = None if weight is None else weight.contiguous()
+    weight, *cells, target = (t if t is None else t.contiguous() for t in (weight, *cells, target))
     with torch.cuda.device_of(x):
         if blocks:
             _sweep_background[(blocks, )](
