@@ -57,9 +57,13 @@ def _power(base, EXPONENT: tl.constexpr):
 
 @triton.jit
 def _sigmoids(x):
-    """sigma(x), 1 - sigma(x) and softplus(x), each to the last digits, with an exponential and a division alone."""
+    """sigma(x), 1 - sigma(x) and softplus(x), each to its last digits.
+
+    In as few instructions as that takes: beyond some thirty a number, memory has to wait for them.
+    """
     e = tl.exp(-tl.abs(x))
-    inverse = 1 / ((1 + e) * (2 + e))
+    inverse = tl.rsqrt((1 + e) * (2 + e))  # squared it is 1 / (...), without a division's care for extreme numbers
+    inverse = inverse * inverse
     near = (2 + e) * inverse  # sigma(|x|)
     far = e * near
     # log(1 + e) = 2 artanh(t) with t = e / (2 + e) <= 1/3; what its series lacks here is below the rounding.
