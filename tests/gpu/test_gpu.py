@@ -57,9 +57,7 @@ def model_that_detects():
     return model
 
 
-def test_inference_detects_the_same(monkeypatch):
-    for backend in (torch.backends.cuda.matmul, torch.backends.cudnn):
-        monkeypatch.setattr(backend, 'allow_tf32', False)
+def test_inference_detects_the_same(exact):
     model, found = model_that_detects(), []
     _, metas = random_objects((0, 0), 256, 320)
     images = [torch.randint(0, 256, (3, 256, 320), dtype=torch.uint8) for _ in metas]
@@ -79,5 +77,5 @@ def test_training_gets_to_the_ap_of_a_cpu(tmp_path):
     """The demo. On a CPU it ends at AP 0.40; other sums in another order are another run, for which 3 points are left."""
     engine.train(parse('train', SHAPES, '--data-root', str(tmp_path / 'data'), '--work-dir', str(tmp_path / 'run')))
     log, = (tmp_path / 'run').glob('*/vis_data/scalars.json')
-    ap, = (line['coco/bbox_mAP'] for line in map(json.loads, log.read_text().splitlines()) if 'coco/bbox_mAP' in line)
-    assert ap >= 0.37
+    ap = [line['coco/bbox_mAP'] for line in map(json.loads, log.read_text().splitlines()) if 'coco/bbox_mAP' in line]
+    assert ap[-1] >= 0.37
