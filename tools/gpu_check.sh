@@ -21,11 +21,12 @@ measure head_fp32 head --batch 16 --size 800 1344
 measure head_bf16 head --batch 16 --size 800 1344 --amp
 GFL_TRITON=0 measure head_bf16_plain head --batch 16 --size 800 1344 --amp --gts 10
 SHARED="--batch 16 --size 800 1333 --gts 10 --rounds 10"
-measure train_fp32 train $SHARED
-measure train_tf32 train $SHARED --tf32
+measure train train $SHARED
 measure train_amp train $SHARED --amp
-measure train_fast_stock_tf32 train "$FAST" $SHARED --against tf32
-measure train_fast_stock_amp train "$FAST" $SHARED --against amp
+for against in stock stock-amp; do
+  measure "train_fast_against_$against" train "$FAST" $SHARED --against "$against"
+done
+measure train_fast_cudnn_benchmark train "$FAST" $SHARED --against stock --cfg-options env_cfg.cudnn_benchmark=True
 for batch in 1 16; do
   measure "infer_$batch" infer --batch "$batch" --size 800 1333
   measure "infer_amp_$batch" infer --batch "$batch" --size 800 1333 --amp

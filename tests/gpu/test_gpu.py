@@ -70,11 +70,12 @@ def test_inference_detects_the_same(exact):
         same = (iou(on_cpu.bboxes[:, None], on_gpu.bboxes) > 0.99) & (on_cpu.labels[:, None] == on_gpu.labels)
         same &= (on_cpu.scores[:, None] - on_gpu.scores).abs() < 1e-3
         # Rounding decides for a few: which of two is above the threshold, or the last of a hundred.
-        assert same.any(1).float().mean() >= 0.97, f'{int((~same.any(1)).sum())} of {len(on_cpu)} are found on one alone'
+        alone = int((~same.any(1)).sum())
+        assert alone <= 0.03 * len(on_cpu), f'{alone} of {len(on_cpu)} are found on a CPU alone'
 
 
 def test_training_gets_to_the_ap_of_a_cpu(tmp_path):
-    """The demo. On a CPU it ends at AP 0.40; other sums in another order are another run, for which 3 points are left."""
+    """The demo. On a CPU it ends at AP 0.40; sums in another order make another run, for which 3 points are left."""
     engine.train(parse('train', SHAPES, '--data-root', str(tmp_path / 'data'), '--work-dir', str(tmp_path / 'run')))
     log, = (tmp_path / 'run').glob('*/vis_data/scalars.json')
     ap = [line['coco/bbox_mAP'] for line in map(json.loads, log.read_text().splitlines()) if 'coco/bbox_mAP' in line]

@@ -3,6 +3,7 @@ import pytest
 import torch
 from reference import on, random_features, random_objects, twin_heads
 
+
 def maps_of(head, features, device, dtype=None):
     """The head's maps in autocast, as leaves."""
     with torch.autocast(device, dtype or torch.float32, enabled=dtype is not None):
