@@ -113,8 +113,9 @@ def read_priors(cells: Sequence[Cells], grids: Sequence[PriorGrid]) -> Priors:
     device = cells[0][0].device
     table = torch.tensor([[(g.base[0] + g.base[2]) / 2, (g.base[1] + g.base[3]) / 2,
                            g.base[2] - g.base[0], g.base[3] - g.base[1], *g.stride] for g in grids])
-    sizes = torch.tensor([len(row) for _, row, _ in cells])
-    first, size, stride = table.repeat_interleave(sizes, 0).to(device, non_blocking=True).split(2, 1)
+    sizes = [len(row) for _, row, _ in cells]
+    table = table.repeat_interleave(torch.tensor(sizes), 0, output_size=sum(sizes))
+    first, size, stride = table.to(device, non_blocking=True).split(2, 1)
     row, column = (torch.cat(index) for index in list(zip(*cells))[1:])
     steps = torch.stack([column, row], 1)
     return Priors(first + steps * stride, size, stride)

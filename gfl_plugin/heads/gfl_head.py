@@ -179,8 +179,8 @@ class GFLHead(AnchorHead):
         ignores = batch_gt_instances_ignore or [None] * len(boxes)
 
         if self._assigns_batches(ignores):
-            counts = torch.tensor([len(b) for b in boxes])
-            gt_image = torch.arange(len(boxes)).repeat_interleave(counts).to(device, non_blocking=True)
+            gt_image = torch.arange(len(boxes)).repeat_interleave(
+                torch.tensor([len(b) for b in boxes]), output_size=len(gt_boxes)).to(device, non_blocking=True)
             assignment = self.assigner.assign_batch(grids, ranges, gt_boxes, gt_image)
             weight = weight_of_ranges(grids, ranges, device)
             factor = count_positives(assignment.places.image, assignment.valid, len(boxes))
