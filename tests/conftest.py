@@ -23,6 +23,23 @@ def tiny_coco(request):
     return root
 
 
+@pytest.fixture
+def exact():
+    """fp32 is fp32: cuDNN takes TF32 for it otherwise."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    yield
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+@pytest.fixture(params=['cpu', pytest.param('cuda', marks=pytest.mark.gpu)])
+def device(request, exact):
+    """A test that takes it runs on a CPU and, where there is one, on a GPU."""
+    if request.param == 'cuda' and not torch.cuda.is_available():
+        pytest.skip('needs a CUDA device')
+    return request.param
+
+
 @pytest.fixture(autouse=True)
 def fresh():
     torch.manual_seed(0)

@@ -61,6 +61,11 @@ def random_objects(counts: Sequence[int], height: int, width: int, num_classes: 
     return objects, metas
 
 
+def on(device: str, head, features: List[Tensor], objects: List[InstanceData]):
+    """The same on a device: random numbers are those of the CPU."""
+    return head.to(device), [f.to(device) for f in features], [o.to(device) for o in objects]
+
+
 def losses_and_gradients(head, features: List[Tensor], objects, metas, ignored=None):
     """Losses, each a scalar; gradients of the features and of the parameters."""
     features = [f.clone().requires_grad_() for f in features]

@@ -3,6 +3,7 @@
 
     python tools/benchmark.py head                 the loss path, prediction, NMS and memory
     python tools/benchmark.py train --batch 2      whole training steps of a config with either head
+    python tools/benchmark.py train FAST --against stock --device cuda     against MMDetection as it comes
     python tools/benchmark.py infer --batch 1      inference from images to boxes
     python tools/benchmark.py eval                 COCO's metric by faster-coco-eval and by pycocotools
 """
@@ -30,6 +31,10 @@ def parse_options():
         command = commands.add_parser(name, parents=[shared])
         command.add_argument('config', nargs='?', default=CONFIG, help='config file')
         command.add_argument('--cfg-options', nargs='+', metavar='KEY=VALUE', help='as of tools/train.py')
+        if name == 'train':
+            command.add_argument('--against', choices=['same', 'stock', 'stock-amp'], default='same',
+                                 help="MMDetection's head in the same setting, or in MMDetection's own: fp32 "
+                                 "(convolutions in TF32, PyTorch's default), or its AMP (fp16)")
         command.set_defaults(data_root=None, launcher='none', no_pretrained=True)
     command = commands.add_parser('eval', parents=[shared])
     command.add_argument('--images', type=int, default=5000)

@@ -5,11 +5,13 @@ while slows both. Inputs are random: nothing here needs a data set.
 """
 import contextlib
 import copy
+import importlib.util
 import json
 import os
 import platform
 import statistics
 import time
+from importlib import metadata
 from typing import Callable, Dict, List, NamedTuple, Sequence, Tuple
 
 import torch
@@ -25,7 +27,8 @@ from ..compat import ops
 from ..errors import SetupError
 from ..evaluation.coco_metric import evaluators
 from ..functional.nms import class_aware_nms
-from ..losses.quality_focal import ClassCells, quality_focal_loss_of_map
+from ..losses import sweep
+from ..losses.sweep import ClassCells
 from .config import Options, load_config
 
 STRIDES = (8, 16, 32, 64, 128)
@@ -77,8 +80,23 @@ def describe_machine(device: str) -> Dict[str, str]:
     name = (torch.cuda.get_device_name(device) if device.startswith('cuda')
             else f'{platform.machine()} CPU, {torch.get_num_threads()} of {os.cpu_count()} threads')
     mmcv_ops = 'with the stand-ins of this plugin' if ops.install() else 'with compiled ops'
-    return {'device': name, 'torch': torch.__version__, 'mmcv': f'{mmcv.__version__} {mmcv_ops}',
-            'mmdet': mmdet.__version__}
+    machine = {'device': name, 'torch': torch.__version__, 'mmcv': f'{mmcv.__version__} {mmcv_ops}',
+               'mmdet': mmdet.__version__, 'a copy': f'{copy_bandwidth(device) / 1e9:.0f} GB/s, read and written'}
+    if device.startswith('cuda'):
+        has_triton = importlib.util.find_spec('triton') is not None
+        triton = metadata.version('triton') if has_triton else 'none'
+        machine['cuda'] = (f'{torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}, triton {triton}, '
+                           f'{"used" if has_triton and sweep.USE_TRITON else "not used"}; '
+                           f'convolutions in {"TF32" if torch.backends.cudnn.allow_tf32 else "fp32"} where not in bf16')
+    return machine
+
+
+def copy_bandwidth(device: str) -> float:
+    """Bytes a second that a large copy reads and writes: the floor of whatever passes over memory."""
+    source = torch.zeros(1 << (30 if device.startswith('cuda') else 26), dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    pairs = in_turn(lambda: target.copy_(source), lambda: None, 10, device)
+    return 2 * source.numel() / statistics.median(pairs.ours)
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -110,6 +128,22 @@ def _now(device: str) -> float:
     if device.startswith('cuda'):
         torch.cuda.synchronize(device)
     return time.perf_counter()
+
+
+def on_device(function: Callable, device: str) -> Callable:
+    """``function`` without the host's part: on a GPU the replay of its kernels, which then follow without gaps."""
+    if not device.startswith('cuda'):
+        return function
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):  # kernels are compiled and libraries loaded before the capture
+        for _ in range(3):
+            function()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        function()
+    return graph.replay
 
 
 def compare(name: str, pairs: Pairs, per: float = 1.0, unit: str = 'ms') -> Row:
@@ -215,13 +249,20 @@ def _head(options: Options) -> List[Row]:
 
     cells = _places_of_positives(scores, 300, device)
 
-    def qfl():
-        total = sum(quality_focal_loss_of_map(m, places, torch.rand_like(places.label, dtype=torch.float32))
-                    for m, places in zip(scores, cells))
-        torch.autograd.grad(total, scores)
+    quality, loss_cls = [torch.rand(len(c.label), device=device) for c in cells], ours.loss_cls
+    factor = torch.tensor(300.0, device=device)
 
-    pairs = in_turn(qfl, lambda: [m.detach().clone() for m in scores], options.rounds, device)
+    def qfl():
+        torch.autograd.grad(loss_cls.forward_maps(scores, cells, quality, None, factor), scores)
+
+    def copy_logits():
+        return [m.detach().clone() for m in scores]
+
+    pairs = in_turn(qfl, copy_logits, options.rounds, device)
     rows.append(compare('QFL, forward and backward (mmdet: one copy of its logits)', pairs))
+    if device.startswith('cuda'):
+        pairs = in_turn(on_device(qfl, device), on_device(copy_logits, device), options.rounds, device)
+        rows.append(compare('  the same, replayed as a CUDA graph', pairs))
     with torch.no_grad():
         for candidates in (5000, 300):
             maps = class_maps_with(candidates, batch, size, device)
@@ -280,21 +321,38 @@ def _random_batch(options: Options, num_classes: int) -> dict:
                 data_samples=samples)
 
 
+def stock_optimizer(config: Config, against: str) -> ConfigDict:
+    """What MMDetection trains the same schedule with: fp32 (``stock``) or ``--amp`` of its tools (``stock-amp``)."""
+    optimizer = {k: v for k, v in config.optim_wrapper.optimizer.items() if k != 'fused'}
+    if against == 'stock':
+        return ConfigDict(type='OptimWrapper', optimizer=optimizer)
+    return ConfigDict(type='AmpOptimWrapper', loss_scale='dynamic', optimizer=optimizer)
+
+
 def _train(options: Options) -> List[Row]:
     config, models = _two_models(options)
     settings = config.optim_wrapper
+    if (options.amp or options.against == 'stock-amp') and not options.device.startswith('cuda'):
+        raise SetupError('half precision needs a CUDA device: it is slower on a CPU')
     if options.amp:
-        if not options.device.startswith('cuda'):
-            raise SetupError('--amp needs a CUDA device: half precision is slower on a CPU')
         settings.update(type='AmpOptimWrapper', dtype='bfloat16')
+    theirs = settings if options.against == 'same' else stock_optimizer(config, options.against)
+    torch.backends.cudnn.benchmark = config.env_cfg.cudnn_benchmark
+    layout = any(hook.type == 'gfl_plugin.ChannelsLastHook' for hook in config.get('custom_hooks', []))
+    for model in models if options.against == 'same' else models[:1]:
+        model.to(memory_format=torch.channels_last if layout else torch.preserve_format)
     batch = _random_batch(options, models[0].bbox_head.num_classes)
+    batch['inputs'] = [image.to(options.device) for image in batch['inputs']]  # as a loader that is ahead has done
     steps = []
-    for model in models:
+    for model, wrapper in zip(models, (settings, theirs)):
         model.train()
-        wrapper = build_optim_wrapper(model, settings)
+        wrapper = build_optim_wrapper(model, wrapper)
         steps.append(lambda model=model, wrapper=wrapper: model.train_step(batch, wrapper))
     pairs = in_turn(*steps, options.rounds, options.device)
-    return [compare(f'training steps, batch {options.batch}', pairs, options.batch, 'img/s')]
+    memory = [peak_memory(step, options.device) / 1e6 for step in steps]
+    ratio = memory[1] / memory[0]
+    return [compare(f'training steps, batch {options.batch}', pairs, options.batch, 'img/s'),
+            Row('  peak memory beyond weights, gradients and momentum', *memory, 'MB', ratio, (ratio, ratio))]
 
 
 def _infer(options: Options) -> List[Row]:

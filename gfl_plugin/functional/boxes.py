@@ -69,10 +69,15 @@ def centerness(points: Tensor, boxes: Tensor) -> Tensor:
     return (torch.minimum(left_top, right_bottom).clamp(min=0) / far).prod(-1).sqrt()
 
 
+def _area(size: Tensor) -> Tensor:
+    """Width times height, (...) of (..., 2). Not ``prod``: its derivative takes a dozen steps on a GPU."""
+    return size[..., 0] * size[..., 1]
+
+
 def _intersection_and_union(boxes1: Tensor, boxes2: Tensor, eps: float) -> Tuple[Tensor, Tensor]:
-    area1, area2 = ((b[..., 2:] - b[..., :2]).prod(-1) for b in (boxes1, boxes2))
+    area1, area2 = (_area(b[..., 2:] - b[..., :2]) for b in (boxes1, boxes2))
     overlap = torch.minimum(boxes1[..., 2:], boxes2[..., 2:]) - torch.maximum(boxes1[..., :2], boxes2[..., :2])
-    intersection = overlap.clamp(min=0).prod(-1)
+    intersection = _area(overlap.clamp(min=0))
     return intersection, (area1 + area2 - intersection).clamp(min=eps)
 
 
@@ -86,7 +91,7 @@ def giou(boxes1: Tensor, boxes2: Tensor, eps: float = 1e-7) -> Tensor:
     """Generalized IoU (...) in [-1, 1] of paired boxes (..., 4) (arXiv:1902.09630, algorithm 1)."""
     intersection, union = _intersection_and_union(boxes1, boxes2, eps)
     hull = torch.maximum(boxes1[..., 2:], boxes2[..., 2:]) - torch.minimum(boxes1[..., :2], boxes2[..., :2])
-    hull = hull.clamp(min=0).prod(-1).clamp(min=eps)
+    hull = _area(hull.clamp(min=0)).clamp(min=eps)
     return intersection / union - (hull - union) / hull
 
 

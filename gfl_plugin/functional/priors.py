@@ -80,9 +80,12 @@ class Places(NamedTuple):
 
     def cells(self, grids: Sequence[PriorGrid]) -> List[Cells]:
         """Where they are in the map of each of L levels."""
-        levels = zip(grids, self.image.split(self.sizes), self.prior.split(self.sizes))
-        return [(image, (prior - g.start).div(g.width, rounding_mode='floor'), (prior - g.start) % g.width)
-                for g, image, prior in levels]
+        cells = []
+        for grid, image, prior in zip(grids, self.image.split(self.sizes), self.prior.split(self.sizes)):
+            index = prior - grid.start
+            row = index.div(grid.width, rounding_mode='floor')
+            cells.append((image, row, index.sub(row, alpha=grid.width)))
+        return cells
 
 
 def read_maps(maps: Sequence[Tensor], cells: Sequence[Cells]) -> Tensor:
@@ -110,9 +113,11 @@ def read_priors(cells: Sequence[Cells], grids: Sequence[PriorGrid]) -> Priors:
     device = cells[0][0].device
     table = torch.tensor([[(g.base[0] + g.base[2]) / 2, (g.base[1] + g.base[3]) / 2,
                            g.base[2] - g.base[0], g.base[3] - g.base[1], *g.stride] for g in grids])
-    sizes = torch.tensor([len(row) for _, row, _ in cells])
-    first, size, stride = table.repeat_interleave(sizes, 0).to(device, non_blocking=True).split(2, 1)
-    steps = torch.cat([torch.stack([column, row], 1) for _, row, column in cells])
+    sizes = [len(row) for _, row, _ in cells]
+    table = table.repeat_interleave(torch.tensor(sizes), 0, output_size=sum(sizes))
+    first, size, stride = table.to(device, non_blocking=True).split(2, 1)
+    row, column = (torch.cat(index) for index in list(zip(*cells))[1:])
+    steps = torch.stack([column, row], 1)
     return Priors(first + steps * stride, size, stride)
 
 

@@ -79,6 +79,8 @@ class GFLHead(AnchorHead):
         if set(self.prior_generator.num_base_priors) != {1}:
             raise ValueError('GFLHead needs one prior a cell, and the anchor generator gives '
                              f'{self.prior_generator.num_base_priors}: one ratio, one scale per octave')
+        # Read once: numbers on the host, whatever is traced.
+        self.prior_bases = [base[0].tolist() for base in self.prior_generator.base_anchors]
         self.quality, self.box = (build_kind(*kind) for kind in zip((QUALITIES, BOXES), self.axes))
         self.cls_convs, self.reg_convs = self._tower(), self._tower()
         for name, layer in {**self.quality.layers(self.feat_channels, self.num_classes),
@@ -110,8 +112,7 @@ class GFLHead(AnchorHead):
 
     def prior_grids(self, maps: Sequence[Tensor]) -> List[PriorGrid]:
         """The grid of priors of each of L maps (B, _, H, W)."""
-        bases = [base[0].tolist() for base in self.prior_generator.base_anchors]
-        return stack_grids([m.shape[-2:] for m in maps], self.prior_generator.strides, bases)
+        return stack_grids([m.shape[-2:] for m in maps], self.prior_generator.strides, self.prior_bases)
 
     # ---- training ----
 
@@ -178,8 +179,8 @@ class GFLHead(AnchorHead):
         ignores = batch_gt_instances_ignore or [None] * len(boxes)
 
         if self._assigns_batches(ignores):
-            counts = torch.tensor([len(b) for b in boxes])
-            gt_image = torch.arange(len(boxes)).repeat_interleave(counts).to(device, non_blocking=True)
+            gt_image = torch.arange(len(boxes)).repeat_interleave(
+                torch.tensor([len(b) for b in boxes]), output_size=len(gt_boxes)).to(device, non_blocking=True)
             assignment = self.assigner.assign_batch(grids, ranges, gt_boxes, gt_image)
             weight = weight_of_ranges(grids, ranges, device)
             factor = count_positives(assignment.places.image, assignment.valid, len(boxes))

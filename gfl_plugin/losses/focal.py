@@ -1,5 +1,4 @@
 """Focal Loss (arXiv:1708.02002, eq. 5)."""
-from functools import partial
 from typing import Optional, Sequence
 
 import torch
@@ -76,5 +75,5 @@ class FocalLoss(nn.Module):
     def forward_maps(self, maps: Sequence[Tensor], cells: Sequence[ClassCells], target: Sequence[Tensor],
                      weight: Optional[Sequence[Tensor]], avg_factor: Tensor) -> Tensor:
         """The same loss, averaged, of L class maps in their own layout: see :func:`loss_of_map`."""
-        kind = MapLoss(partial(focal_loss, gamma=self.gamma, alpha=self.alpha), self.gamma, 1 - self.alpha)
+        kind = MapLoss(self.gamma, self.gamma, 1 - self.alpha, (self.alpha, 0.0))
         return loss_of_maps(kind, maps, cells, target, weight, avg_factor, self.loss_weight)

@@ -1,5 +1,4 @@
 """Quality Focal Loss (GFL, arXiv:2006.04388, eq. 2)."""
-from functools import partial
 from typing import Optional, Sequence, Tuple, Union
 
 import torch.nn.functional as F
@@ -26,7 +25,7 @@ def quality_focal_loss(logits: Tensor, target: Tensor, beta: float = 2.0) -> Ten
 
 def on_maps(beta: float) -> MapLoss:
     """QFL for :mod:`gfl_plugin.losses.sweep`: at y = 0 it is sigma^beta softplus(x)."""
-    return MapLoss(partial(quality_focal_loss, beta=beta), gamma=beta)
+    return MapLoss(gamma=beta, beta=beta)
 
 
 def quality_focal_loss_of_map(logits: Tensor, cells: ClassCells, quality: Tensor, beta: float = 2.0,

@@ -1,10 +1,12 @@
 """A classification loss over class maps where almost every target is 0: value and gradient in one sweep.
 
-FL, QFL and VFL share their loss of the background, a multiple of sigma^gamma softplus(x), and differ at the positives,
-which are few. So each gives this file two numbers and a function of the positives' logits.
+FL, QFL and VFL share their form, so each gives this file a few numbers. Where Triton is there, a GPU takes the sweep of
+:mod:`.triton_sweep`, one pass over the logits; under ``torch.compile``, and anywhere else, it is that of this file.
 """
 import itertools
-from typing import Callable, NamedTuple, Optional, Sequence, Tuple, Union
+import os
+from functools import lru_cache
+from typing import Callable, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +17,8 @@ from .weighting import reduce_loss
 
 # Logits taken at a time on a CPU, so that the temporaries of a step stay in its cache.
 CHUNK = 1 << 18
+# GFL_TRITON=0 in the environment keeps to plain PyTorch on a GPU as well, to compare.
+USE_TRITON = os.environ.get('GFL_TRITON', '1') != '0'
 
 
 class ClassCells(NamedTuple):
@@ -27,18 +31,38 @@ class ClassCells(NamedTuple):
 
 
 class MapLoss(NamedTuple):
-    """A loss of class logits: ``alpha * sigma^gamma * softplus(x)`` where the target is 0, and at positives its own."""
-    at_positives: Callable[[Tensor, Tensor], Tensor]  # (K,) logits, (K,) targets to (K,) losses
+    """A loss of class logits x towards targets y.
+
+    ``alpha sigma^gamma softplus(x)`` where y = 0; at positives, where y > 0, ``(a + b y) |y - sigma|^beta CE(x, y)``
+    with the binary cross-entropy CE(x, y) = -(1 - y) log(1 - sigma) - y log sigma = softplus(x) - x y.
+    """
     gamma: float
+    beta: float
     alpha: float = 1.0
+    factor: Tuple[float, float] = (1.0, 0.0)  # (a, b)
 
 
-def loss_of_map(loss: MapLoss, logits: Tensor, cells: ClassCells, target: Tensor, weight: Optional[Tensor] = None,
+class Layout(NamedTuple):
+    """How one map lies in a buffer of several."""
+    start: int
+    shape: Tuple[int, int, int, int]  # (B, C, H, W)
+    by_channel: bool  # with its channels last
+
+
+class DenseMap(NamedTuple):
+    """A map as it lies in memory, and where its gradient goes."""
+    x: Tensor  # (B, C, H, W) or, by channel, (B, H, W, C); contiguous
+    gradient: Tensor  # likewise
+    by_channel: bool
+    start: int  # index of its first number in the buffer of all gradients
+
+
+def loss_of_map(kind: MapLoss, logits: Tensor, cells: ClassCells, target: Tensor, weight: Optional[Tensor] = None,
                 scale: Union[Tensor, float] = 1.0) -> Tensor:
     """The sum of a loss over a map.
 
     Args:
-        loss: Which.
+        kind: Which loss.
         logits: (B, C, H, W), any dtype; contiguous or channels-last, in which it is read and its gradient written.
         cells: The K places of the positives, no place twice.
         target: (K,) targets there.
@@ -48,15 +72,15 @@ def loss_of_map(loss: MapLoss, logits: Tensor, cells: ClassCells, target: Tensor
     Returns:
         Scalar, fp32. Besides the gradient, which is made with it, no temporary is as large as the map on a CPU.
     """
-    return _Sweep.apply(loss, logits, cells, target, weight, scale)
+    return _Sweep.apply(kind, [cells], [target], [weight], scale, logits)
 
 
-def loss_of_maps(loss: MapLoss, maps: Sequence[Tensor], cells: Sequence[ClassCells], target: Sequence[Tensor],
+def loss_of_maps(kind: MapLoss, maps: Sequence[Tensor], cells: Sequence[ClassCells], target: Sequence[Tensor],
                  weight: Optional[Sequence[Tensor]], avg_factor: Tensor, loss_weight: float) -> Tensor:
     """:func:`loss_of_map` over L maps, averaged and weighted as :func:`reduce_loss` would."""
     weights = [None] * len(maps) if weight is None else weight
     scale = loss_weight * reduce_loss(torch.ones_like(avg_factor), None, avg_factor)
-    return sum(loss_of_map(loss, *level, scale) for level in zip(maps, cells, target, weights))
+    return _Sweep.apply(kind, cells, target, weights, scale, *maps)
 
 
 def dense_target(label: Tensor, target: Tensor, num_classes: int) -> Tensor:
@@ -66,56 +90,119 @@ def dense_target(label: Tensor, target: Tensor, num_classes: int) -> Tensor:
 
 
 class _Sweep(torch.autograd.Function):
-    """Background everywhere in the map's own layout, then what differs at the K cells."""
+    """Background everywhere in the maps' own layouts, then what differs at the K cells of each."""
 
     @staticmethod
-    def forward(ctx, kind, logits, cells, target, weight, scale):
-        by_channel = not logits.is_contiguous() and logits.is_contiguous(memory_format=torch.channels_last)
-        x = logits.permute(0, 2, 3, 1) if by_channel else logits.contiguous()
-        # The last element takes what invalid slots write: a fixed number of slots needs no look at which are valid.
-        buffer = x.new_empty(x.numel() + 1)
-        gradient = buffer[:-1].view(x.shape)
-        # Divided by the number of positives, small slopes would vanish in half precision: it waits for the backward
-        # pass there, which brings the loss scale of mixed precision along.
-        early, ctx.late = (scale, 1) if x.dtype == torch.float32 else (1, scale)
-        slope_scale = early if kind.alpha == 1 else early * kind.alpha
-        total = x.new_zeros((), dtype=torch.float64)
-        for x_part, gradient_part, w in _parts(x, gradient, weight, by_channel):
-            loss, slope = _background(x_part.float(), kind.gamma)
-            if w is not None:
-                loss, slope = loss.mul_(w), slope.mul_(w)
-            total += loss.sum()
-            gradient_part.copy_(slope if isinstance(slope_scale, int) else slope.mul_(slope_scale))
-
-        gradient = gradient.permute(0, 3, 1, 2) if by_channel else gradient
-        image, label, row, column, valid = cells
-        x = logits[image, label, row, column].float()
-        w = torch.ones_like(x) if weight is None else weight[image, row, column]
-        with torch.enable_grad():
-            leaf = x.detach().requires_grad_()
-            loss = kind.at_positives(leaf, target)
-            slope, = torch.autograd.grad(loss.sum(), leaf)
-        change = w * (loss.detach() - kind.alpha * _background(x, kind.gamma)[0])
-        position = sum(i * s for i, s in zip((image, label, row, column), gradient.stride()))
-        if valid is not None:
-            change = torch.where(valid, change, 0)
-            position = torch.where(valid, position, logits.numel())
-        buffer[position] = (w * slope * early).to(buffer.dtype)
-        ctx.save_for_backward(gradient)
-        return ((kind.alpha * total + change.sum(dtype=torch.float64)) * scale).float()
+    def forward(ctx, kind, cells, target, weight, scale, *maps):
+        # One buffer for the gradients of all maps; its last element takes what invalid slots write: a fixed number of
+        # slots needs no look at which are valid.
+        buffer = maps[0].new_empty(sum(m.numel() for m in maps) + 1)
+        ctx.layouts = _layouts(maps)
+        # Divided by the number of positives, small slopes would vanish in fp16: that waits for the backward pass there,
+        # which brings the loss scale of mixed precision along.
+        early, ctx.late = (1.0, scale) if buffer.dtype == torch.float16 else (scale, 1.0)
+        sweep = _fused(maps[0]) or _plain
+        dense = [DenseMap(_dense(m), _dense(g), layout.by_channel, layout.start)
+                 for m, g, layout in zip(maps, _views(buffer, ctx.layouts), ctx.layouts)]
+        total = sum(sweep(kind, *level, early, buffer) for level in zip(dense, cells, target, weight))
+        ctx.save_for_backward(buffer)
+        return (total * scale).float()
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_output):
-        gradient, = ctx.saved_tensors
+        buffer, = ctx.saved_tensors
         factor = grad_output * ctx.late
-        if factor.device.type != 'cpu' or factor != 1:  # the look is free on a CPU, and spares it a pass
-            gradient = gradient * factor
-        return None, gradient, None, None, None, None
+        # The look is free on a CPU, and spares it a pass.
+        if factor.device.type != 'cpu' or torch.compiler.is_compiling() or factor != 1:
+            buffer = buffer * factor
+        return None, None, None, None, None, *_views(buffer, ctx.layouts)
 
 
-def _parts(x: Tensor, gradient: Tensor, weight: Optional[Tensor], by_channel: bool):
-    """Pieces of contiguous maps and their weights; on a CPU of a size whose temporaries stay in the cache."""
+def _is_by_channel(m: Tensor) -> bool:
+    return not m.is_contiguous() and m.is_contiguous(memory_format=torch.channels_last)
+
+
+def _layouts(maps: Sequence[Tensor]) -> List[Layout]:
+    starts = itertools.accumulate((m.numel() for m in maps), initial=0)
+    return [Layout(start, tuple(m.shape), _is_by_channel(m)) for start, m in zip(starts, maps)]
+
+
+def _dense(m: Tensor) -> Tensor:
+    return m.permute(0, 2, 3, 1) if _is_by_channel(m) else m.contiguous()
+
+
+def _views(buffer: Tensor, layouts: Sequence[Layout]) -> List[Tensor]:
+    """The parts of a buffer as maps (B, C, H, W), each in its layout."""
+    maps = []
+    for start, (b, c, h, w), by_channel in layouts:
+        part = buffer[start:start + b * c * h * w]
+        maps.append(part.view(b, h, w, c).permute(0, 3, 1, 2) if by_channel else part.view(b, c, h, w))
+    return maps
+
+
+def _fused(x: Tensor) -> Optional[Callable]:
+    """The sweep in Triton, if it is to be used for ``x``."""
+    if not USE_TRITON or x.device.type != 'cuda' or torch.compiler.is_compiling():
+        return None
+    return _triton_sweep() if x.dtype in (torch.float32, torch.bfloat16, torch.float16) else None
+
+
+@lru_cache(maxsize=1)
+def _triton_sweep() -> Optional[Callable]:
+    try:
+        from .triton_sweep import sweep
+    except ImportError:  # PyTorch has no Triton on every platform
+        return None
+    return sweep
+
+
+def _plain(kind: MapLoss, m: DenseMap, cells: ClassCells, target: Tensor, weight: Optional[Tensor],
+           slope_scale: Union[Tensor, float], buffer: Tensor) -> Tensor:
+    """The sum of the loss over a map, fp64; writes ``slope_scale`` times its gradient."""
+    total = m.x.new_zeros((), dtype=torch.float64)
+    background_scale = slope_scale * kind.alpha
+    for x, gradient, w in _parts(m, weight):
+        loss, slope = _background(x.float(), kind.gamma)
+        if w is not None:
+            loss, slope = loss.mul_(w), slope.mul_(w)
+        total += loss.sum()
+        gradient.copy_(slope.mul_(background_scale))
+
+    image, label, row, column, valid = cells
+    stride = m.x.stride()
+    b, c, h, w = (stride[0], stride[3], stride[1], stride[2]) if m.by_channel else stride
+    position = (image * b).add(label, alpha=c).add(row, alpha=h).add(column, alpha=w)
+    x = m.x.view(-1)[position].float()
+    background = kind.alpha * _background(x, kind.gamma)[0]
+    loss, slope = at_positives(kind, x, target)
+    if weight is not None:
+        w = weight[image, row, column]
+        background, loss, slope = w * background, w * loss, w * slope
+    change, position = loss - background, position + m.start
+    if valid is not None:
+        change = torch.where(valid, change, 0)
+        position = torch.where(valid, position, buffer.numel() - 1)
+    buffer[position] = (slope * slope_scale).to(buffer.dtype)
+    return kind.alpha * total + change.sum(dtype=torch.float64)
+
+
+def at_positives(kind: MapLoss, x: Tensor, y: Tensor) -> Tuple[Tensor, Tensor]:
+    """The loss of logits (K,) towards targets (K,), and its derivative; those of the background where y = 0."""
+    sigma = x.sigmoid()
+    distance = y - sigma
+    cross_entropy = F.binary_cross_entropy_with_logits(x, y.to(x), reduction='none')
+    power = (kind.factor[0] + kind.factor[1] * y) * distance.abs()**kind.beta
+    # d/dx |d|^beta = -beta |d|^beta / d sigma (1 - sigma), and d/dx CE = -d. At d = 0, its least, a slope of 0.
+    turn = distance + kind.beta * sigma * (1 - sigma) * cross_entropy / distance
+    slope = torch.where(distance == 0, 0, -power * turn)
+    background = (kind.alpha * value for value in _background(x, kind.gamma))
+    return tuple(torch.where(y > 0, *values) for values in zip((power * cross_entropy, slope), background))
+
+
+def _parts(m: DenseMap, weight: Optional[Tensor]):
+    """Pieces of a map, its gradient and the weights; on a CPU of a size whose temporaries stay in the cache."""
+    x, gradient, by_channel = m.x, m.gradient, m.by_channel
     if x.device.type != 'cpu':
         yield x, gradient, None if weight is None else weight.unsqueeze(-1 if by_channel else 1)
     elif weight is None:
@@ -131,7 +218,7 @@ def _parts(x: Tensor, gradient: Tensor, weight: Optional[Tensor], by_channel: bo
 def _background(x: Tensor, gamma: float) -> Tuple[Tensor, Tensor]:
     """B = sigma^gamma softplus(x), and its derivative sigma^(gamma+1) + gamma (1 - sigma) B."""
     sigma = x.sigmoid()
-    if x.device.type == 'cpu' and x.numel() and x.max() <= 4:
+    if x.device.type == 'cpu' and not torch.compiler.is_compiling() and x.numel() and x.max() <= 4:
         # -log(1 - sigma), a third cheaper; further up 1 - sigma has too few digits left (NaN is not below 4, either).
         softplus = sigma.neg().log1p_().neg_()
     else:

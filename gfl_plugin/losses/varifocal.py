@@ -1,5 +1,4 @@
 """Varifocal Loss (VarifocalNet, arXiv:2008.13367, eq. 2)."""
-from functools import partial
 from typing import Optional, Sequence
 
 import torch
@@ -68,6 +67,5 @@ class VarifocalLoss(nn.Module):
     def forward_maps(self, maps: Sequence[Tensor], cells: Sequence[ClassCells], quality: Sequence[Tensor],
                      weight: Optional[Sequence[Tensor]], avg_factor: Tensor) -> Tensor:
         """The same loss, averaged, of L class maps in their own layout: see :func:`loss_of_map`."""
-        positive = partial(varifocal_loss, alpha=self.alpha, gamma=self.gamma, iou_weighted=self.iou_weighted)
-        kind = MapLoss(positive, self.gamma, self.alpha)
+        kind = MapLoss(self.gamma, 0.0, self.alpha, (0.0, 1.0) if self.iou_weighted else (1.0, 0.0))
         return loss_of_maps(kind, maps, cells, quality, weight, avg_factor, self.loss_weight)

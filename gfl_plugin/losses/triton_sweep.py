@@ -1,0 +1,132 @@
+"""The sweep of :mod:`.sweep` in Triton: one pass reads the logits, writes their gradient and sums the loss.
+
+A kernel does the background, another what differs at the positives. Each program writes the sum of its own block, and
+these are summed in a fixed order: equal inputs give equal bits.
+"""
+from typing import Optional, Union
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .sweep import ClassCells, DenseMap, MapLoss
+
+BLOCK, WARPS = 4096, 8  # logits of a program: 16 a thread, loaded 16 bytes at a time
+SLOTS = 256  # positives of a program
+
+
+def sweep(kind: MapLoss, m: DenseMap, cells: ClassCells, target: Tensor, weight: Optional[Tensor],
+          slope_scale: Union[Tensor, float], buffer: Tensor) -> Tensor:
+    """The sum of the loss over a map, fp64; writes ``slope_scale`` times its gradient."""
+    x, count, slots = m.x, m.x.numel(), target.numel()
+    height, width, classes = x.shape[1:] if m.by_channel else (*x.shape[2:], x.shape[1])
+    cells_of_image, step = height * width, classes if m.by_channel else 1
+    blocks, more = triton.cdiv(count, BLOCK), triton.cdiv(slots, SLOTS)
+    sums = x.new_empty(blocks + more, dtype=torch.float32)
+    if not isinstance(slope_scale, Tensor):
+        slope_scale = x.new_full((), slope_scale, dtype=torch.float32)
+    weight, *cells, target = (t if t is None else t.contiguous() for t in (weight, *cells, target))
+    with torch.cuda.device_of(x):
+        if blocks:
+            _sweep_background[(blocks, )](
+                x, m.gradient, weight, slope_scale, sums, count, cells_of_image, classes * cells_of_image, step,
+                GAMMA=float(kind.gamma), ALPHA=float(kind.alpha), BLOCK=BLOCK, num_warps=WARPS)
+        if more:
+            _correct_positives[(more, )](
+                x, m.gradient, weight, slope_scale, sums[blocks:], *cells, target, slots, classes * cells_of_image,
+                1 if m.by_channel else cells_of_image, width, step, cells_of_image,
+                GAMMA=float(kind.gamma), ALPHA=float(kind.alpha), BETA=float(kind.beta), A=float(kind.factor[0]),
+                B=float(kind.factor[1]), SLOTS=SLOTS)
+    return sums.sum(dtype=torch.float64)
+
+
+@triton.jit
+def _power(base, EXPONENT: tl.constexpr):
+    """base^EXPONENT for base >= 0."""
+    if EXPONENT == 0:
+        result = tl.full(base.shape, 1.0, tl.float32)
+    elif EXPONENT == 1:
+        result = base
+    elif EXPONENT == 2:
+        result = base * base
+    else:
+        result = tl.exp2(EXPONENT * tl.log2(base))
+    return result
+
+
+@triton.jit
+def _sigmoids(x):
+    """sigma(x), 1 - sigma(x) and softplus(x), each to its last digits.
+
+    In as few instructions as that takes: beyond some thirty a number, memory has to wait for them.
+    """
+    e = tl.exp(-tl.abs(x))
+    inverse = tl.rsqrt((1 + e) * (2 + e))  # squared it is 1 / (...), without a division's care for extreme numbers
+    inverse = inverse * inverse
+    near = (2 + e) * inverse  # sigma(|x|)
+    far = e * near
+    # log(1 + e) = 2 artanh(t) with t = e / (2 + e) <= 1/3; what its series lacks here is below the rounding.
+    t = e * (1 + e) * inverse
+    s = t * t
+    series = 1 + s * (1 / 3 + s * (1 / 5 + s * (1 / 7 + s * (1 / 9 + s * (1 / 11 + s * (1 / 13))))))
+    return tl.where(x >= 0, near, far), tl.where(x >= 0, far, near), tl.maximum(x, 0) + 2 * t * series
+
+
+@triton.jit
+def _background(sigma, rest, softplus, GAMMA: tl.constexpr):
+    """B = sigma^gamma softplus(x), and its derivative sigma^(gamma + 1) + gamma (1 - sigma) B."""
+    power = _power(sigma, GAMMA)
+    loss = power * softplus
+    return loss, power * sigma + GAMMA * rest * loss
+
+
+@triton.jit
+def _sweep_background(x_at, gradient_at, weight_at, scale_at, sums_at, count, cells_of_image, numbers_of_image, step,
+                      GAMMA: tl.constexpr, ALPHA: tl.constexpr, BLOCK: tl.constexpr):
+    first = tl.program_id(0).to(tl.int64) * BLOCK
+    index = tl.arange(0, BLOCK)
+    inside = index < count - first
+    x = tl.load(x_at + first + index, mask=inside, other=-float('inf')).to(tl.float32)  # adds nothing
+    sigma, rest, softplus = _sigmoids(x)
+    loss, slope = _background(sigma, rest, softplus, GAMMA)
+    if weight_at is not None:
+        i = first + index
+        w = tl.load(weight_at + i // numbers_of_image * cells_of_image + i // step % cells_of_image, mask=inside,
+                    other=0)
+        loss, slope = w * loss, w * slope
+    scale = ALPHA * tl.load(scale_at)
+    tl.store(gradient_at + first + index, (scale * slope).to(gradient_at.dtype.element_ty), mask=inside)
+    tl.store(sums_at + tl.program_id(0), ALPHA * tl.sum(loss))
+
+
+@triton.jit
+def _correct_positives(x_at, gradient_at, weight_at, scale_at, sums_at, image_at, label_at, row_at, column_at, valid_at,
+                       target_at, count, image_stride, label_stride, width, cell_stride, cells_of_image,
+                       GAMMA: tl.constexpr, ALPHA: tl.constexpr, BETA: tl.constexpr, A: tl.constexpr, B: tl.constexpr,
+                       SLOTS: tl.constexpr):
+    slot = tl.program_id(0) * SLOTS + tl.arange(0, SLOTS)
+    valid = slot < count
+    if valid_at is not None:
+        valid = valid & (tl.load(valid_at + slot, mask=valid, other=0) != 0)
+    y = tl.load(target_at + slot, mask=valid, other=0).to(tl.float32)
+    image = tl.load(image_at + slot, mask=valid, other=0)
+    label = tl.load(label_at + slot, mask=valid, other=0)
+    cell = tl.load(row_at + slot, mask=valid, other=0) * width + tl.load(column_at + slot, mask=valid, other=0)
+    position = image * image_stride + label * label_stride + cell * cell_stride
+    x = tl.load(x_at + position, mask=valid, other=0).to(tl.float32)
+
+    sigma, rest, softplus = _sigmoids(x)
+    background, background_slope = _background(sigma, rest, softplus, GAMMA)
+    distance = y - sigma
+    cross_entropy = softplus - x * y
+    power = (A + B * y) * _power(tl.abs(distance), BETA)
+    turn = distance + BETA * sigma * rest * cross_entropy / tl.where(distance == 0, 1.0, distance)
+    loss = tl.where(y > 0, power * cross_entropy, ALPHA * background)
+    slope = tl.where(y > 0, tl.where(distance == 0, 0.0, -power * turn), ALPHA * background_slope)
+    change = loss - ALPHA * background
+    if weight_at is not None:
+        w = tl.load(weight_at + image * cells_of_image + cell, mask=valid, other=0)
+        change, slope = w * change, w * slope
+    tl.store(gradient_at + position, (tl.load(scale_at) * slope).to(gradient_at.dtype.element_ty), mask=valid)
+    tl.store(sums_at + tl.program_id(0), tl.sum(tl.where(valid, change, 0.0)))
