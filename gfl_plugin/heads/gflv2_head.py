@@ -45,7 +45,7 @@ class GFLV2Head(GFLHead):
         args, kwargs: Of :class:`GFLHead`.
 
     Raises:
-        SetupError: ``box`` predicts no distribution over bins, or one of fewer than ``reg_topk``.
+        SetupError: ``box`` predicts no distribution over bins, or one of fewer than ``reg_topk``; or that is below 1.
     """
 
     def __init__(self, *args, reg_topk: int = 4, reg_channels: int = 64, add_mean: bool = True, **kwargs) -> None:
@@ -58,9 +58,9 @@ class GFLV2Head(GFLHead):
             raise SetupError('GFLV2Head tells the quality of a box by the largest probabilities of its sides, and '
                              f'{type(self.box).__name__} predicts no probabilities: take a GeneralDistribution, or '
                              'gfl_plugin.GFLHead')
-        if self.reg_topk > self.box.reg_max + 1:
-            raise SetupError(f'reg_topk={self.reg_topk} probabilities of a side, and reg_max={self.box.reg_max} gives '
-                             f'it {self.box.reg_max + 1}')
+        if not 1 <= self.reg_topk <= self.box.reg_max + 1:
+            raise SetupError(f'reg_topk={self.reg_topk} is not between 1 and the {self.box.reg_max + 1} probabilities '
+                             f'that reg_max={self.box.reg_max} gives a side')
         self.reg_conf = nn.Sequential(nn.Conv2d(4 * (self.reg_topk + self.add_mean), self.reg_channels, 1),
                                       nn.ReLU(inplace=True), nn.Conv2d(self.reg_channels, 1, 1))
 

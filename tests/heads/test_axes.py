@@ -205,11 +205,28 @@ def test_arguments_of_the_default_quality_beside_another():
 
 
 @pytest.mark.parametrize('quality, said', [
-    (dict(type='gfl_plugin.IoUBranch', loss_centerness=dict()), "IoUBranch .*'loss_centerness'; it takes .*loss_iou"),
-    (dict(type='JointQuality', beta=2), "JointQuality .*'beta'; it takes loss_cls")])
-def test_arguments_a_kind_does_not_take(quality, said):
+    (dict(type='gfl_plugin.IoUBranch', loss_centerness=dict()),
+     "IoUBranch .*'loss_centerness'; it takes .*loss_iou. loss_centerness is of CenternessBranch"),
+    (dict(type='JointQuality', beta=2), "JointQuality .*'beta'; it takes loss_cls$")])
+def test_arguments_a_quality_does_not_take(quality, said):
     with pytest.raises(SetupError, match=said):
         build(quality)
+
+
+@pytest.mark.parametrize('box', ['DiracDelta', 'GaussianDistribution'])
+@pytest.mark.parametrize('argument', [dict(decode='mode'), dict(loss_dfl=dict(type='DistributionFocalLoss')),
+                                      dict(reg_max=16)])
+def test_what_only_a_distribution_over_bins_has(box, argument):
+    """The mode, DFL and bins: the error says whose they are."""
+    name, = argument
+    with pytest.raises(SetupError, match=f"{box} .*{name!r}; it takes .*bbox_coder. {name} is of GeneralDistribution"):
+        build(box=dict(type=box, **argument))
+
+
+@pytest.mark.parametrize('quality', [3, ['JointQuality']])
+def test_what_names_no_kind(quality):
+    with pytest.raises(SetupError, match='quality=.*neither the name of a kind nor dict'):
+        MODELS.build(ConfigDict(config_of('JointQuality', 'DiracDelta'), quality=quality))
 
 
 def test_a_kind_by_its_type_alone():

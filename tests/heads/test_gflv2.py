@@ -122,6 +122,8 @@ def test_boxes_without_probabilities_are_refused(box):
         MODELS.build(config)
 
 
-def test_more_probabilities_than_bins_are_refused():
-    with pytest.raises(SetupError, match='reg_topk=4.*reg_max=2'):
-        MODELS.build(head_config('gfl_plugin.GFLV2Head', 'gfl_plugin.', reg_max=2))
+@pytest.mark.parametrize('options', [dict(reg_max=2), dict(reg_topk=18), dict(reg_topk=0)])
+def test_more_probabilities_than_bins_are_refused(options):
+    topk, reg_max = options.get('reg_topk', 4), options.get('reg_max', 16)
+    with pytest.raises(SetupError, match=f'reg_topk={topk} .* {reg_max + 1} probabilities .*reg_max={reg_max}'):
+        MODELS.build(head_config('gfl_plugin.GFLV2Head', 'gfl_plugin.', **options))
