@@ -51,6 +51,7 @@ def test_another_model_by_its_name_alone(timm, name, tmp_path):
     (dict(model_name='vit_tiny_patch16_224', dynamic_img_size=True), r'at strides \[16, .*\[8, 16, 32\]'),
     (dict(model_name='resnet18', strides=(8, 16, 32, 64)), r'resnet18 .*\[2, 4, 8, 16, 32\].*\[8, 16, 32, 64\]'),
     (dict(model_name='mixer_s16_224'), 'mixer_s16_224 .*one size'),
+    (dict(model_name='resnet18', out_indices=(2, 3, 4)), 'resnet18 .*by strides'),
 ])
 def test_models_that_do_not_fit_are_named(timm, options, said):
     with pytest.raises(SetupError, match=said):
