@@ -74,6 +74,17 @@ def test_only_what_is_needed_is_built_and_normalised(timm):
     assert not any(m.training for m in backbone.modules() if isinstance(m, torch.nn.BatchNorm2d))
 
 
+def test_a_training_starts_from_pretrained_weights(timm, monkeypatch):
+    """Which are asked for when weights are initialized, and not before; nothing is downloaded here."""
+    backbone = MODELS.build(dict(type='gfl_plugin.TIMMBackbone', model_name='resnet18', pretrained=True))
+    published, asked = timm.create_model('resnet18', features_only=True, out_indices=(2, 3, 4)), []
+    monkeypatch.setattr(timm, 'create_model', lambda name, pretrained, **options: asked.append(pretrained) or published)
+    backbone.init_weights()
+    assert asked == [True]
+    state = published.state_dict()
+    assert all(value.equal(state[name]) for name, value in backbone.model.state_dict().items()) and state
+
+
 def test_without_timm_the_error_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, 'timm', None)
     with pytest.raises(SetupError, match='pip install timm'):
