@@ -6,11 +6,12 @@ from .compat import stack
 
 stack.require()
 
-from .compat import checkpoints, ops, packages  # noqa: E402
+from .compat import checkpoints, ops, packages, vision  # noqa: E402
 
 ops.install()
 checkpoints.install()
 packages.install()
+vision.install()
 
 from . import assigners, backbones, coder, datasets, evaluation, heads, hooks, losses  # noqa: E402,F401  (registers them)
 from .version import __version__  # noqa: E402,F401

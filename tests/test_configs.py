@@ -9,6 +9,7 @@ from mmdet.structures import DetDataSample
 from reference import random_objects
 from timm_setup import need_timm
 from tool_runs import ROOT, parse
+from torch.utils.flop_counter import FlopCounterMode
 
 from gfl_plugin import engine
 
@@ -46,6 +47,18 @@ def compute_loss(config):
     sum(losses.values()).backward()
     unused = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
     assert not unused, f'every parameter should be trained, {unused} are not'
+
+
+def test_the_head_of_the_mobile_one_is_light():
+    """In multiplications, neck and head together against the backbone."""
+    need_timm()
+    model = MODELS.build(load('backbones/gfl_timm-mobilenetv3_fpn_1x_coco.py').model).eval()
+    image, costs = torch.randn(1, 3, 320, 320), []
+    for part in (model.backbone, model.neck, model.bbox_head):
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            image = part(image)
+        costs.append(counter.get_total_flops())
+    assert sum(costs[1:]) < 2 * costs[0], costs
 
 
 @pytest.mark.parametrize('name', CONFIGS)

@@ -16,7 +16,7 @@ def import_timm():
     """
     try:
         import timm
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         raise SetupError(f'gfl_plugin.TIMMBackbone needs timm, and {error}: pip install timm. It pulls torchvision, '
                          'which has to be the one that was built for your PyTorch') from error
     except RuntimeError as error:  # torchvision without the operators that it was compiled with
@@ -41,12 +41,15 @@ class TIMMBackbone(BaseModule):
 
     Raises:
         SetupError: There is no timm, or no such model; it gives no features, or not at these strides, or takes images
-            of one size only.
+            of one size only; or ``options`` have ``out_indices``.
     """
 
     def __init__(self, model_name: str, strides: Sequence[int] = (8, 16, 32), pretrained: bool = False,
                  norm_eval: bool = False, init_cfg=None, **options: Any) -> None:
         super().__init__(init_cfg)
+        if 'out_indices' in options:
+            raise SetupError(f'The levels of {model_name} of timm are chosen by strides=(8, 16, 32) or others, and not '
+                             'by out_indices')
         self.model_name, self.pretrained, self.norm_eval, self.options = model_name, pretrained, norm_eval, options
         every_stride = self._create().feature_info.reduction()
         if not set(strides) <= set(every_stride):

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from ..functional.nms import greedy_nms
+from .deform_conv import deform_conv2d
+from .vision import find_operator
 
 NAME = 'mmcv._ext'
 GET_COMPILED = ('mmcv compiled with its operators has it: '
@@ -119,15 +121,18 @@ def sigmoid_focal_loss_backward(input: Tensor, target: Tensor, weight: Tensor, g
         grad_input.mul_(weight[target][:, None])
 
 
-def _torchvision(operator: str) -> Callable:
-    """An operator of torchvision, which has no build for every PyTorch: it may be absent or fail to import."""
-    try:
-        return getattr(importlib.import_module('torchvision.ops'), operator)
-    except Exception as error:  # a torchvision built for another PyTorch raises RuntimeError, not ImportError
+def _roi_align(input: Tensor, *arguments) -> Tensor:
+    roi_align, reason = find_operator('roi_align', input.device.type)
+    if roi_align is None:
         raise NotImplementedError(
-            f'mmcv operator behind `{operator}` is not available: this mmcv was installed without compiled operators, '
-            f'and torchvision, whose {operator} would serve, does not import ({error}). '
-            f'Install the torchvision that matches this PyTorch, or: {GET_COMPILED}') from error
+            'mmcv operator `roi_align` is not available: this mmcv was installed without compiled operators, and '
+            f'torchvision, whose roi_align would serve, does not run here ({reason}). '
+            f'Install the torchvision that matches this PyTorch, or: {GET_COMPILED}') from reason
+    return roi_align(input, *arguments)
+
+
+def _deform_conv2d(input: Tensor, *arguments, **geometry) -> Tensor:
+    return (find_operator('deform_conv2d', input.device.type)[0] or deform_conv2d)(input, *arguments, **geometry)
 
 
 @implements
@@ -136,8 +141,7 @@ def roi_align_forward(input: Tensor, rois: Tensor, output: Tensor, argmax_y: Ten
                       pool_mode: int, aligned: bool) -> None:
     if pool_mode != 1:
         raise NotImplementedError(f'mmcv operator `roi_align` with max pooling is not available. {GET_COMPILED}')
-    output.copy_(_torchvision('roi_align')(input, rois, (aligned_height, aligned_width), spatial_scale, sampling_ratio,
-                                           aligned))
+    output.copy_(_roi_align(input, rois, (aligned_height, aligned_width), spatial_scale, sampling_ratio, aligned))
 
 
 @implements
@@ -147,8 +151,7 @@ def roi_align_backward(grad_output: Tensor, rois: Tensor, argmax_y: Tensor, argm
     # Average pooling is linear in its input, so the gradient can be taken at any input.
     with torch.enable_grad():
         input = torch.zeros_like(grad_input, requires_grad=True)
-        output = _torchvision('roi_align')(input, rois, (aligned_height, aligned_width), spatial_scale, sampling_ratio,
-                                           aligned)
+        output = _roi_align(input, rois, (aligned_height, aligned_width), spatial_scale, sampling_ratio, aligned)
     grad_input.copy_(torch.autograd.grad(output, input, grad_output)[0])
 
 
@@ -157,7 +160,7 @@ def _deform_gradients(tensors, grad_output: Tensor, **geometry):
     with torch.enable_grad():
         leaves = [t if t is None else t.detach().requires_grad_() for t in tensors]
         input, offset, weight, bias, mask = leaves
-        output = _torchvision('deform_conv2d')(input, offset, weight, bias, mask=mask, **geometry)
+        output = _deform_conv2d(input, offset, weight, bias, mask=mask, **geometry)
     gradients = iter(torch.autograd.grad(output, [t for t in leaves if t is not None], grad_output))
     return [None if t is None else next(gradients) for t in leaves]
 
@@ -170,7 +173,7 @@ def _geometry_v1(dW, dH, padW, padH, dilationW, dilationH) -> dict:
 def deform_conv_forward(input, weight, offset, output, columns, ones, kW, kH, dW, dH, padW, padH, dilationW, dilationH,
                         group, deformable_group, im2col_step) -> None:
     geometry = _geometry_v1(dW, dH, padW, padH, dilationW, dilationH)
-    output.copy_(_torchvision('deform_conv2d')(input, offset, weight, **geometry))
+    output.copy_(_deform_conv2d(input, offset, weight, **geometry))
 
 
 @implements
@@ -200,8 +203,7 @@ def modulated_deform_conv_forward(input, weight, bias, ones, offset, mask, outpu
                                   stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, group, deformable_group,
                                   with_bias) -> None:
     geometry = _geometry_v2(stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w)
-    output.copy_(_torchvision('deform_conv2d')(input, offset, weight, bias if with_bias else None, mask=mask,
-                                               **geometry))
+    output.copy_(_deform_conv2d(input, offset, weight, bias if with_bias else None, mask=mask, **geometry))
 
 
 @implements

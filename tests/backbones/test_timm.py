@@ -1,15 +1,21 @@
 """Models of timm as backbones, of several families; skipped where timm is not installed."""
+import math
 import sys
 
 import pytest
 import torch
+from data_sets import write_coco
 from mmdet.registry import MODELS
 from timm_setup import need_timm
-from tool_runs import SHAPES, SMALL, parse
+from tool_runs import ROOT, parse, scalars
 
 from gfl_plugin import engine
 from gfl_plugin.errors import SetupError
 
+ONE_SMALL_ITERATION = [
+    'train_dataloader.dataset.pipeline.2.scale=(64,64)', 'train_dataloader.num_workers=0',
+    'train_dataloader.persistent_workers=False', 'train_cfg.max_epochs=1', 'train_cfg.val_begin=2',
+    'default_hooks.logger.interval=1', 'default_hooks.checkpoint=None']
 FAMILIES = ['resnet18', 'mobilenetv3_small_050', 'regnety_002', 'swin_tiny_patch4_window7_224', 'convnext_atto']
 
 
@@ -30,18 +36,13 @@ def test_maps_are_what_the_neck_expects(timm, name):
 
 @pytest.mark.parametrize('name', ['mobilenetv3_small_050', 'regnety_002', 'swin_tiny_patch4_window7_224'])
 def test_another_model_by_its_name_alone(timm, name, tmp_path):
-    """One iteration on the shapes from one config, and nothing but the name on the command line."""
-    (tmp_path / 'mine.py').write_text(f"""_base_ = {SHAPES!r}
-model = dict(
-    type='gfl_plugin.SingleStageDetector',
-    backbone=dict(_delete_=True, type='gfl_plugin.TIMMBackbone', model_name='resnet18'),
-    neck=dict(in_channels=None, start_level=0))
-""")
-    small = [setting for setting in SMALL if not setting.startswith(('model.backbone', 'model.neck.in_channels'))]
-    engine.train(parse('train', str(tmp_path / 'mine.py'), '--data-root', str(tmp_path / 'data'), '--work-dir',
-                       str(tmp_path / 'run'), '--cfg-options', *small, f'model.backbone.model_name={name}',
-                       'train_dataloader.dataset.num_images=4', 'train_cfg.max_epochs=1', f'experiment_name={name}'))
-    assert (tmp_path / 'run' / 'epoch_1.pth').exists()
+    """One iteration of the COCO config; beside the name, the command line only says that the data is small."""
+    options = parse('train', str(ROOT / 'configs/backbones/gfl_timm-resnet50_fpn_1x_coco.py'), '--data-root',
+                    str(write_coco(tmp_path / 'coco')), '--work-dir', str(tmp_path / 'run'), '--no-pretrained',
+                    '--cfg-options', f'model.backbone.model_name={name}', *ONE_SMALL_ITERATION)
+    engine.train(options)
+    logged, = scalars(tmp_path / 'run').values()
+    assert 0 < logged['loss'] < math.inf
 
 
 @pytest.mark.parametrize('options, said', [
@@ -50,6 +51,7 @@ model = dict(
     (dict(model_name='vit_tiny_patch16_224', dynamic_img_size=True), r'at strides \[16, .*\[8, 16, 32\]'),
     (dict(model_name='resnet18', strides=(8, 16, 32, 64)), r'resnet18 .*\[2, 4, 8, 16, 32\].*\[8, 16, 32, 64\]'),
     (dict(model_name='mixer_s16_224'), 'mixer_s16_224 .*one size'),
+    (dict(model_name='resnet18', out_indices=(2, 3, 4)), 'resnet18 .*by strides'),
 ])
 def test_models_that_do_not_fit_are_named(timm, options, said):
     with pytest.raises(SetupError, match=said):
@@ -70,6 +72,17 @@ def test_only_what_is_needed_is_built_and_normalised(timm):
                                  norm_eval=True)).train()
     assert not any('layer4' in name for name, _ in backbone.named_parameters()), 'nobody reads C5'
     assert not any(m.training for m in backbone.modules() if isinstance(m, torch.nn.BatchNorm2d))
+
+
+def test_a_training_starts_from_pretrained_weights(timm, monkeypatch):
+    """Which are asked for when weights are initialized, and not before; nothing is downloaded here."""
+    backbone = MODELS.build(dict(type='gfl_plugin.TIMMBackbone', model_name='resnet18', pretrained=True))
+    published, asked = timm.create_model('resnet18', features_only=True, out_indices=(2, 3, 4)), []
+    monkeypatch.setattr(timm, 'create_model', lambda name, pretrained, **options: asked.append(pretrained) or published)
+    backbone.init_weights()
+    assert asked == [True]
+    state = published.state_dict()
+    assert all(value.equal(state[name]) for name, value in backbone.model.state_dict().items()) and state
 
 
 def test_without_timm_the_error_says_how_to_get_it(monkeypatch):

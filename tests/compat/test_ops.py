@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from mmcv.ops import DeformConv2d, ModulatedDeformConv2d, batched_nms, nms, roi_align, sigmoid_focal_loss, soft_nms
 
-from gfl_plugin.compat import ops
+from gfl_plugin.compat import ops, vision
+from gfl_plugin.compat.deform_conv import deform_conv2d as plain_deform_conv2d
 
 stand_in = pytest.mark.skipif(not ops.install(), reason='this mmcv has compiled operators')
 
@@ -85,36 +86,64 @@ def test_sigmoid_focal_loss_and_gradient():
     assert torch.allclose(*gradients, atol=1e-5), 'the gradient should be that of the formula'
 
 
+@pytest.fixture(params=['absent', 'fails to import', 'without its operators'])
+def no_torchvision(request, monkeypatch):
+    """A torchvision of no use, in each of the ways that were seen."""
+    def fail(*arguments, **named):
+        raise RuntimeError('Could not load custom C++ ops')
+
+    module = types.ModuleType('torchvision.ops')
+    if request.param == 'without its operators':
+        module.deform_conv2d = module.roi_align = fail
+    elif request.param == 'fails to import':  # on the first look at it, which a module without names allows
+        module.__getattr__ = fail
+    monkeypatch.setitem(sys.modules, 'torchvision', None if request.param == 'absent' else types.ModuleType('t'))
+    monkeypatch.setitem(sys.modules, 'torchvision.ops', None if request.param == 'absent' else module)
+    vision.find_operator.cache_clear()
+    yield
+    vision.find_operator.cache_clear()
+
+
 @stand_in
-def test_deformable_convolution_without_torchvision_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, 'torchvision', None)  # does not import
-    monkeypatch.delitem(sys.modules, 'torchvision.ops', raising=False)
-    with pytest.raises(NotImplementedError, match='deform_conv2d.*torchvision'):
-        DeformConv2d(2, 3, 3)(torch.randn(1, 2, 8, 8), torch.zeros(1, 18, 6, 6))
+@pytest.mark.parametrize('layer', [DeformConv2d, ModulatedDeformConv2d])
+def test_deformable_convolutions_without_torchvision(no_torchvision, layer):
+    x, convolution = torch.randn(2, 4, 8, 9, requires_grad=True), layer(4, 6, 3, padding=1, groups=2)
+    inputs = [x, torch.zeros(2, 18, 8, 9, requires_grad=True)]
+    if layer is ModulatedDeformConv2d:
+        inputs.append(torch.ones(2, 9, 8, 9, requires_grad=True))
+    out, weight = convolution(*inputs), convolution.weight
+    expected = F.conv2d(x, weight, getattr(convolution, 'bias', None), padding=1, groups=2)
+    assert torch.allclose(out, expected, atol=1e-5), 'without offsets it is a convolution'
+    found, reference = (torch.autograd.grad(y.square().sum(), (x, weight)) for y in (out, expected))
+    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-3) for a, b in zip(found, reference)), 'so are its gradients'
 
 
-def deform_conv2d(input, offset, weight, bias=None, stride=(1, 1), padding=(0, 0), dilation=(1, 1), mask=None):
-    """Deformable convolution (arXiv:1811.11168, eq. 1) of one group by bilinear sampling: what torchvision computes."""
-    batch, _, height, width = input.shape
-    kh, kw = weight.shape[2:]
-    out_h, out_w = offset.shape[2:]
-    offset = offset.view(batch, kh * kw, 2, out_h, out_w)
-    columns = []
-    for k in range(kh * kw):
-        y = torch.arange(out_h)[:, None] * stride[0] - padding[0] + k // kw * dilation[0] + offset[:, k, 0]
-        x = torch.arange(out_w) * stride[1] - padding[1] + k % kw * dilation[1] + offset[:, k, 1]
-        grid = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], -1)
-        sample = F.grid_sample(input, grid, align_corners=False)
-        columns.append(sample if mask is None else sample * mask[:, k:k + 1])
-    out = torch.einsum('bkchw,ock->bohw', torch.stack(columns, 1), weight.flatten(2))
-    return out if bias is None else out + bias[:, None, None]
+@stand_in
+def test_roi_align_without_torchvision_is_named(no_torchvision):
+    with pytest.raises(NotImplementedError, match='`roi_align`.*torchvision that matches.*compiled'):
+        roi_align(torch.randn(1, 3, 16, 16), torch.tensor([[0., 8, 8, 40, 24]]), (2, 4), 0.25, 1, 'avg', True)
+
+
+@stand_in
+def test_half_precision_under_autocast(no_torchvision):
+    layer, x = DeformConv2d(4, 6, 3), torch.randn(2, 4, 8, 9)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        out = layer(x, torch.zeros(2, 18, 6, 7).bfloat16())
+    out.float().sum().backward()
+    assert torch.allclose(out.float(), F.conv2d(x, layer.weight), atol=0.1) and layer.weight.grad.isfinite().all()
+
+
+def deform_conv2d(input, offset, weight, *arguments, **named):
+    """torchvision's, in so far as that it is seen whether it was taken."""
+    deform_conv2d.calls += 1
+    return plain_deform_conv2d(input, offset, weight, *arguments, **named)
 
 
 @pytest.fixture
 def torchvision(monkeypatch):
-    """A torchvision that imports beside any PyTorch: the operators, by the book."""
+    """A torchvision that imports and runs beside any PyTorch."""
     module = types.ModuleType('torchvision.ops')
-    module.deform_conv2d = deform_conv2d
+    module.deform_conv2d, deform_conv2d.calls = deform_conv2d, 0
     # With one sample a bin, at its centre.
     module.roi_align = lambda x, rois, size, scale, ratio, aligned: torch.cat([
         F.grid_sample(x[int(r[0])][None], torch.stack(torch.meshgrid(
@@ -123,7 +152,9 @@ def torchvision(monkeypatch):
             align_corners=False) for r in rois])
     monkeypatch.setitem(sys.modules, 'torchvision', types.ModuleType('torchvision'))
     monkeypatch.setitem(sys.modules, 'torchvision.ops', module)
-    return module
+    vision.find_operator.cache_clear()
+    yield module
+    vision.find_operator.cache_clear()
 
 
 @stand_in
@@ -137,12 +168,14 @@ def test_deformable_convolutions_by_torchvision(torchvision, stride, padding, di
     for layer, arguments in ((DeformConv2d(3, 4, 3, **geometry), (x, offset)),
                              (ModulatedDeformConv2d(3, 4, 3, **geometry), (x, offset, mask))):
         pairs = {k: (v, v) for k, v in geometry.items()}
-        bias = getattr(layer, 'bias', None)
-        expected = deform_conv2d(x, offset, layer.weight, bias, mask=mask if len(arguments) == 3 else None, **pairs)
+        expected = plain_deform_conv2d(x, offset, layer.weight, getattr(layer, 'bias', None),
+                                       mask=mask if len(arguments) == 3 else None, **pairs)
         leaves = [*arguments, layer.weight]
         gradients = [torch.autograd.grad((y * torch.arange(y.numel()).view_as(y)).sum(), leaves)
                      for y in (layer(*arguments), expected)]
         assert torch.allclose(layer(*arguments), expected, atol=1e-5), 'the convolution'
+        assert deform_conv2d.calls > 1, 'torchvision should be preferred, and not only tried'
+        deform_conv2d.calls = 0
         for mine, theirs in zip(*gradients):
             assert torch.allclose(mine, theirs, rtol=1e-4, atol=1e-2), 'the gradients'
 

@@ -9,9 +9,9 @@ from mmengine.config import ConfigDict
 from reference import assert_close, head_config, losses_and_gradients, random_features, random_objects, twin_heads
 
 from gfl_plugin.errors import SetupError
-from gfl_plugin.functional.priors import Priors
-from gfl_plugin.heads.box import DiracDelta
-from gfl_plugin.heads.quality import JointQuality
+from gfl_plugin.functional.priors import Priors, read_maps
+from gfl_plugin.heads.box import Box
+from gfl_plugin.heads.quality import Quality
 from gfl_plugin.registry import BOXES, QUALITIES
 
 QUALITY_LOSSES = {'JointQuality': {'loss_cls'}, 'VarifocalQuality': {'loss_cls'},
@@ -205,11 +205,28 @@ def test_arguments_of_the_default_quality_beside_another():
 
 
 @pytest.mark.parametrize('quality, said', [
-    (dict(type='gfl_plugin.IoUBranch', loss_centerness=dict()), "IoUBranch .*'loss_centerness'; it takes .*loss_iou"),
-    (dict(type='JointQuality', beta=2), "JointQuality .*'beta'; it takes loss_cls")])
-def test_arguments_a_kind_does_not_take(quality, said):
+    (dict(type='gfl_plugin.IoUBranch', loss_centerness=dict()),
+     "IoUBranch .*'loss_centerness'; it takes .*loss_iou. loss_centerness is of CenternessBranch"),
+    (dict(type='JointQuality', beta=2), "JointQuality .*'beta'; it takes loss_cls$")])
+def test_arguments_a_quality_does_not_take(quality, said):
     with pytest.raises(SetupError, match=said):
         build(quality)
+
+
+@pytest.mark.parametrize('box', ['DiracDelta', 'GaussianDistribution'])
+@pytest.mark.parametrize('argument', [dict(decode='mode'), dict(loss_dfl=dict(type='DistributionFocalLoss')),
+                                      dict(reg_max=16)])
+def test_what_only_a_distribution_over_bins_has(box, argument):
+    """The mode, DFL and bins: the error says whose they are."""
+    name, = argument
+    with pytest.raises(SetupError, match=f"{box} .*{name!r}; it takes .*bbox_coder. {name} is of GeneralDistribution"):
+        build(box=dict(type=box, **argument))
+
+
+@pytest.mark.parametrize('quality', [3, ['JointQuality']])
+def test_what_names_no_kind(quality):
+    with pytest.raises(SetupError, match='quality=.*neither the name of a kind nor dict'):
+        MODELS.build(ConfigDict(config_of('JointQuality', 'DiracDelta'), quality=quality))
 
 
 def test_a_kind_by_its_type_alone():
@@ -226,19 +243,46 @@ def test_unknown_decoding_is_named():
 
 # ---- a new kind ----
 
-def test_a_new_kind_takes_no_line_of_the_head():
-    class Plain(JointQuality):
-        cls_layer = 'plain_cls'
+class Certainty(Quality):
+    """Classes as labels, and a branch that is told 1 at every positive."""
+    cls_layer, branch_layer = 'certainty_cls', 'certainty'
 
-    class Points(DiracDelta):
-        reg_layer = 'points_reg'
+    def __init__(self, loss_cls=dict(type='gfl_plugin.FocalLoss', use_sigmoid=True)):
+        super().__init__(loss_cls)
 
-    QUALITIES.register_module(module=Plain)
-    BOXES.register_module(module=Points)
-    try:
-        head = build('Plain', 'Points')
-        assert {'plain_cls.weight', 'points_reg.weight'} < set(head.state_dict())
-        head.init_weights()
-        assert head.plain_cls.bias.sigmoid().allclose(torch.tensor(0.01))
-    finally:
-        del QUALITIES._module_dict['Plain'], BOXES._module_dict['Points']
+    def forward(self, cls_scores, branch, targets, positives):
+        certain = torch.ones_like(positives.box[:, 0])
+        logits = read_maps(branch, positives.cells)[:, 0]
+        return dict(loss_cls=self.loss_of_classes(cls_scores, targets, positives.cells, certain),
+                    loss_certainty=torch.nn.functional.softplus(-logits).sum() / targets.num_positives), certain
+
+
+class Squares(Box):
+    """One number a prior: the logarithm of half a side, in half sides of the prior."""
+    reg_layer, channels = 'squares_reg', 1
+
+    def __init__(self):
+        super().__init__(dict(type='gfl_plugin.DistancePointBBoxCoder'))
+
+    def decode(self, raw, priors):
+        return self.bbox_coder.decode(priors.center, raw.clamp(-5, 5).exp() * priors.size.repeat(1, 2) / 2)
+
+
+def test_new_kinds_take_no_line_of_the_head(monkeypatch):
+    """What README says of a kind of one's own: a subclass, registered; it learns, detects and is saved by its names."""
+    monkeypatch.setitem(QUALITIES._module_dict, 'Certainty', Certainty)
+    monkeypatch.setitem(BOXES._module_dict, 'Squares', Squares)
+    head = build('gfl_plugin.Certainty', 'Squares')
+    assert {'certainty_cls.weight', 'certainty.bias', 'squares_reg.weight'} < set(head.state_dict())
+    features, (objects, metas) = random_features(2, 160, 192), random_objects((5, 3), 160, 192)
+    losses, gradients = losses_and_gradients(head, features, objects, metas)
+    assert set(losses) == {'loss_cls', 'loss_bbox', 'loss_certainty'}
+    assert all(g is not None and g.abs().sum() > 0 for name, g in gradients.items() if name.split('.')[0] != 'scales')
+    with torch.no_grad():
+        maps = head(features)
+        found = head.predict_by_feat(*maps, batch_img_metas=metas)
+    width, height = (found[0].bboxes[:, i + 2] - found[0].bboxes[:, i] for i in (0, 1))
+    inside = (found[0].bboxes[:, :2] > 0).all(1) & (found[0].bboxes[:, 2:] < torch.tensor([192, 160])).all(1)
+    assert inside.any() and torch.allclose(width[inside], height[inside], atol=1e-3), 'squares, if no edge cuts them'
+    head.init_weights()
+    assert head.certainty_cls.bias.sigmoid().allclose(torch.tensor(0.01))
