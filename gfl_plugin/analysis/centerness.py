@@ -8,7 +8,7 @@ from ..functional.boxes import centerness, iou
 from ..functional.priors import read_priors
 from ..heads import GFLHead
 from .charts import Chart, Layer, Panel
-from .reading import Scene, Trained, find_targets, image_shapes, rank_correlation, sample_of, share
+from .reading import Scene, Trained, find_targets, image_shapes, rank_correlation, sample_of, share, show_number
 
 BINS = 20
 THRESHOLDS = (0.1, 0.2, 0.3)  # below which a label makes a true positive hard to find
@@ -63,11 +63,12 @@ def chart(numbers: Dict[str, Any]) -> Chart:
                   for i, (kind, label) in enumerate((('iou', 'IoU'), ('centerness', 'centre-ness')))]
         panels.append(Panel(f'{name}: labels of {model["positives"]} positives', 'label', 'share of positives [%]',
                             layers, (0, 1)))
-        panels.append(Panel(f'{name}: rank correlation {model["rank_correlation"] or 0:.3f}', 'centre-ness of the prior',
-                            'IoU of its box', [Layer('points', model['sample']['centerness'], model['sample']['iou'],
-                                                     'positives (sample)', 2)], (0, 1), (0, 1)))
+        points = Layer('points', model['sample']['centerness'], model['sample']['iou'], 'positives (sample)', 2)
+        panels.append(Panel(f'{name}: rank correlation {show_number(model["rank_correlation"])}',
+                            'centre-ness of the prior', 'IoU of its box', [points], (0, 1), (0, 1)))
     return Chart('Centre-ness and IoU as labels of positives', panels,
-                 f'Points: at most {SAMPLE} positives a model, drawn by chance with seed 0; numbers are of all', columns=2)
+                 f'Points: at most {SAMPLE} positives a model, drawn by chance with seed 0; numbers are of all',
+                 columns=2)
 
 
 def summary(numbers: Dict[str, Any]) -> str:
@@ -75,6 +76,6 @@ def summary(numbers: Dict[str, Any]) -> str:
     for name, model in numbers['models'].items():
         for kind, label in (('iou', 'IoU'), ('centerness', 'centre-ness')):
             below = ', '.join(f'{s:.1%} below {t}' for t, s in model[kind]['below'].items())
-            lines.append(f'{name}: {label} of {model["positives"]} positives has mean {model[kind]["mean"]:.3f}, median '
-                         f'{model[kind]["median"]:.3f}; {below}')
+            lines.append(f'{name}: {label} of {model["positives"]} positives has mean {model[kind]["mean"]:.3f}, '
+                         f'median {model[kind]["median"]:.3f}; {below}')
     return '\n'.join(lines)

@@ -40,7 +40,7 @@ UPDATE = '''
 const values = curves(p, beta.value, gamma.value, y.value, betas, fl_alpha, vfl_alpha);
 for (const name of Object.keys(sources)) sources[name].data = {x: p, y: values[name]};
 '''
-LABELS = dict(FL='FL: label 1 where y >= 1/2, else 0 (gamma; alpha 1/4)', QFL='QFL (beta, y)',
+LABELS = dict(FL='FL: label 1 where y ≥ 1/2, else 0 (gamma; alpha 1/4)', QFL='QFL (beta, y)',
               VFL='VFL (gamma, y; alpha 3/4)', DFL='DFL: S_r = p, y between two bins',
               GFL='GFL, eq. 7, y_l = 0, y_r = 1 (beta, y)')
 DASHES = dict(DFL='dashed', GFL='dotted')

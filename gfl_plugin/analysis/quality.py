@@ -8,11 +8,11 @@ from ..functional.boxes import iou
 from ..functional.priors import Places, PriorGrid
 from ..heads import GFLHead
 from .charts import Chart, Layer, Panel
-from .reading import Scene, Trained, find_targets, image_shapes, rank_correlation, sample_of, share
+from .reading import Scene, Trained, find_targets, image_shapes, rank_correlation, sample_of, share, show_number
 
 LEAST_SCORE = 0.05  # of a detection, as in the configs' test_cfg: negatives below it can do no harm
 THRESHOLDS = (0.1, 0.3, 0.5)
-STEPS = tuple(round(0.05 + 0.01 * i, 2) for i in range(91))  # of the curve of negatives
+FRACTIONS = tuple(i / 50 for i in range(1, 101))  # of the number of positives: so many of the highest scores
 MISSES = 0.5  # a box of a lower IoU finds no object, by COCO's most lenient count
 SAMPLE = 1500  # points of a kind in a figure
 
@@ -87,7 +87,6 @@ def measure(scores: Scores) -> Dict[str, Any]:
     """The numbers of one model."""
     detections = torch.cat([scores.positive, scores.negative]), torch.cat([scores.positive_iou, scores.negative_iou])
     reached = detections[0] > LEAST_SCORE
-    wrong = scores.negative[scores.negative_iou < MISSES]
     result = dict(
         positives=dict(count=len(scores.positive), mean_score=scores.positive.mean().item(),
                        mean_iou=scores.positive_iou.mean().item(),
@@ -98,13 +97,29 @@ def measure(scores: Scores) -> Dict[str, Any]:
             count=scores.negatives,
             above={f'{t:g}': dict(share=int((scores.negative > t).sum()) / max(scores.negatives, 1),
                                   misses=share(scores.negative_iou[scores.negative > t] < MISSES))
-                   for t in THRESHOLDS},
-            misses_above=[[t, int((wrong > t).sum()) / max(scores.negatives, 1)] for t in STEPS]),
+                   for t in THRESHOLDS}),
+        ranking=rank_negatives(scores),
         sample=dict(seed=0, most=SAMPLE,
                     positives=sample_of(dict(score=scores.positive, iou=scores.positive_iou), SAMPLE),
                     negatives=sample_of(dict(score=scores.negative, iou=scores.negative_iou), SAMPLE)))
     if scores.branch is not None:
         result['negatives']['branch_above'] = {f'{t:g}': share(scores.branch > t) for t in THRESHOLDS}
+    return result
+
+
+def rank_negatives(scores: Scores) -> List[Dict[str, float]]:
+    """Of the highest scores, as many as a fraction of the positives, how many are negatives, and negatives that miss.
+
+    Unlike a share above a threshold this can be compared between models whose scores differ in size.
+    """
+    score = torch.cat([scores.positive, scores.negative])
+    negative = torch.arange(len(score)) >= len(scores.positive)
+    misses = negative & (torch.cat([scores.positive_iou, scores.negative_iou]) < MISSES)
+    order = score.argsort(descending=True, stable=True)
+    result = []
+    for fraction in FRACTIONS:
+        first = order[:round(fraction * len(scores.positive))]
+        result.append(dict(fraction=fraction, negatives=share(negative[first]), misses=share(misses[first])))
     return result
 
 
@@ -117,26 +132,23 @@ def study(models: Sequence[Trained]) -> Dict[str, Any]:
 # ---- for a reader ----
 
 def chart(numbers: Dict[str, Any]) -> Chart:
-    """A scatter a model, and how many wrong negatives each lets through."""
+    """A scatter a model, and how many negatives that miss each ranks high."""
     panels: List[Panel] = []
     for name, model in numbers['models'].items():
         layers = [Layer('points', model['sample'][kind]['iou'], model['sample'][kind]['score'], f'{kind} (sample)', i)
                   for kind, i in (('negatives', 1), ('positives', 0))]
-        panels.append(Panel(f'{name}\nrank correlation: {_number(model["positives"]["rank_correlation"])} of positives, '
-                            f'{_number(model["detections"]["rank_correlation"])} of all above {LEAST_SCORE:g}',
-                            'true IoU of the box', 'predicted score', layers, (0, 1), (0, 1)))
-    curves = [Layer('line', *zip(*[(t, 100 * s) for t, s in model['negatives']['misses_above'] if s]), name, i)
-              for i, (name, model) in enumerate(numbers['models'].items())
-              if any(s for _, s in model['negatives']['misses_above'])]
-    panels.append(Panel(f'Negatives that miss (IoU < {MISSES:g}) and score high', 'score', 'share of all negatives above '
-                        'the score [%]', curves, (0, 1), y_log=True))
+        of_positives, of_all = (show_number(model[kind]['rank_correlation']) for kind in ('positives', 'detections'))
+        panels.append(Panel(f'{name}\nrank correlation: {of_positives} of positives, {of_all} of all above '
+                            f'{LEAST_SCORE:g}', 'true IoU of the box', 'predicted score', layers, (0, 1), (0, 1)))
+    curves = [Layer('line', [100 * row['fraction'] for row in model['ranking']],
+                    [100 * row['misses'] for row in model['ranking']], name, i)
+              for i, (name, model) in enumerate(numbers['models'].items())]
+    panels.append(Panel(f'Negatives that miss (IoU < {MISSES:g}) among the highest scores',
+                        'highest scores looked at [% of the number of positives]', 'negatives that miss [% of these]',
+                        curves, (0, 200)))
     return Chart('Predicted score against true IoU', panels,
                  f'Points: at most {SAMPLE} positives and {SAMPLE} negatives above a score of {LEAST_SCORE:g} a model, '
                  'drawn by chance with seed 0; numbers are of all')
-
-
-def _number(value: Optional[float]) -> str:
-    return 'undefined' if value is None else f'{value:.3f}'
 
 
 def summary(numbers: Dict[str, Any]) -> str:
@@ -145,9 +157,13 @@ def summary(numbers: Dict[str, Any]) -> str:
         positives, negatives = model['positives'], model['negatives']
         above = ', '.join(f'{100 * part["share"]:.3f}% above {t} ({part["misses"]:.0%} of these miss)'
                           for t, part in negatives['above'].items())
-        lines.append(f'{name}: rank correlation of score and IoU {_number(positives["rank_correlation"])} of '
-                     f'{positives["count"]} positives, {_number(model["detections"]["rank_correlation"])} of all '
-                     f'{model["detections"]["count"]} above {LEAST_SCORE:g}; of {negatives["count"]} negatives {above}')
+        top = next(row for row in model['ranking'] if row['fraction'] == 1)
+        lines += [
+            f'{name}: rank correlation of score and IoU {show_number(positives["rank_correlation"])} of '
+            f'{positives["count"]} positives, {show_number(model["detections"]["rank_correlation"])} of all '
+            f'{model["detections"]["count"]} above {LEAST_SCORE:g}',
+            f'  the {positives["count"]} highest scores: {top["negatives"]:.1%} are negatives, {top["misses"]:.1%} '
+            f'negatives that miss (IoU < {MISSES:g})', f'  of {negatives["count"]} negatives {above}']
         if 'branch_above' in negatives:
             shares = ', '.join(f'{s:.1%} above {t}' for t, s in negatives['branch_above'].items())
             lines.append(f'  its branch at negatives: {shares}')

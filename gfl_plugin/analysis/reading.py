@@ -1,5 +1,5 @@
 """A trained detector's head beside the data that it is asked about."""
-from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Sequence
+from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence
 
 import torch
 from mmengine.structures import InstanceData
@@ -68,12 +68,16 @@ def sample_of(columns: Dict[str, Tensor], most: int, seed: int = 0) -> Dict[str,
     return {name: [round(value, 4) for value in column[chosen].tolist()] for name, column in columns.items()}
 
 
-def rank_correlation(a: Tensor, b: Tensor) -> Any:
+def rank_correlation(a: Tensor, b: Tensor) -> Optional[float]:
     """Spearman's, of two (N,); None where it is not defined: fewer than three rows, or all of one value."""
     from scipy.stats import spearmanr
     if len(a) < 3 or a.unique().numel() < 2 or b.unique().numel() < 2:
         return None
     return float(spearmanr(a.double().numpy(), b.double().numpy()).statistic)
+
+
+def show_number(value: Optional[float]) -> str:
+    return 'undefined' if value is None else f'{value:.3f}'
 
 
 def share(mask: Tensor) -> float:

@@ -63,8 +63,8 @@ def objects_of_file(path: str) -> List[Objects]:
     boxes = rules.boxes_to_learn(content)
     result = []
     for image in content['images']:
-        corner, side = torch.tensor(boxes[image['id']], dtype=torch.float32).reshape(-1, 4).split(2, 1)
-        result.append(Objects((image['width'], image['height']), torch.cat([corner, corner + side], 1)))
+        corners = [(x, y, x + w, y + h) for x, y, w, h in boxes[image['id']]]
+        result.append(Objects((image['width'], image['height']), torch.tensor(corners).float().reshape(-1, 4)))
     return result
 
 
@@ -133,8 +133,9 @@ def _measure_level(distances: Tensor, reg_max: Optional[int]) -> Dict[str, Any]:
     targets = distances.flatten()
     histogram = targets.floor().long().clamp(min=0).bincount().tolist()
     shares = cut_shares(distances)
-    result = dict(positives=len(distances), targets=len(targets), largest=targets.max().item() if len(targets) else None,
-                  histogram=histogram, cut_share_by_reg_max=shares,
+    result = dict(positives=len(distances), targets=len(targets),
+                  largest=targets.max().item() if len(targets) else None, histogram=histogram,
+                  cut_share_by_reg_max=shares,
                   least_reg_max=next((n for n, share in enumerate(shares, 1) if share <= TOLERATED), None))
     if reg_max is not None:
         cut = distances > reg_max - BELOW_LAST_BIN
@@ -157,8 +158,8 @@ def recommend_strides(numbers: Dict[str, Any]) -> Dict[str, Any]:
     """The strides of the levels that these data ask for, by three rules, each with its reason.
 
     A level at either end that no object uses goes. A finer one comes where more than 1% of the objects have no positive
-    prior: no centre of one lies in them. A coarser one comes where more than 1% of the targets of the coarsest level are
-    cut: its objects are too large for it.
+    prior: mostly no centre of one lies in them. A coarser one comes where more than 1% of the targets of the coarsest
+    level are cut: its objects are too large for it.
     """
     levels, reasons = numbers['levels'], []
     used = [level['positives'] > 0 for level in levels]
@@ -185,8 +186,9 @@ def _name_levels(strides: Sequence[float]) -> str:
 
 
 def _warn(numbers: Dict[str, Any]) -> Optional[str]:
-    parts = [(name, part) for name, part in (('all levels', numbers['all']), *(
-        (_name_levels([level['stride']]), level) for level in numbers['levels'])) if part.get('cut_share', 0) > TOLERATED]
+    named = [('all levels', numbers['all'])]
+    named += [(_name_levels([level['stride']]), level) for level in numbers['levels']]
+    parts = [(name, part) for name, part in named if part.get('cut_share', 0) > TOLERATED]
     if not parts:
         return None
     shares = ', '.join(f'{part["cut_share"]:.1%} at {name}' for name, part in parts)
@@ -221,15 +223,15 @@ def study(build_head: Callable[[Optional[Sequence[float]]], Any], images: Sequen
 
 def chart(numbers: Dict[str, Any]) -> Chart:
     """A histogram a level, and the share that each reg_max would cut."""
-    reg_max = numbers['reg_max']
-    panels = []
+    reg_max, panels = numbers['reg_max'], []
+    x_range = (0, 1 + max(len(numbers['all']['histogram']), reg_max or 0))  # of all, to be compared
     for i, level in enumerate(numbers['levels']):
         cut = '' if reg_max is None else f', {level["cut_share"]:.1%} cut'
         panels.append(Panel(
             f'stride {level["stride"]:g}: {level["positives"]} positives{cut}', 'distance to a side [strides]',
             'targets (4 a positive)',
             [Layer('bars', list(range(len(level['histogram']) + 1)), level['histogram'], 'targets', i)]
-            if level['histogram'] else [],
+            if level['histogram'] else [], x_range,
             x_mark=None if reg_max is None else (reg_max - BELOW_LAST_BIN, f'cut by reg_max = {reg_max}')))
     curves = [Layer('line', list(range(1, len(level['cut_share_by_reg_max']) + 1)),
                     [100 * share for share in level['cut_share_by_reg_max']], f'stride {level["stride"]:g}', i)
@@ -258,8 +260,8 @@ def summary(numbers: Dict[str, Any]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = ['  '.join(cell.rjust(width) for cell, width in zip(row, widths)) for row in rows]
     recommended = numbers['recommended']
-    lines += [f'{numbers["images"]} images, {numbers["objects"]} objects, {numbers["objects_without_positive"]} of them '
-              'without a positive prior',
+    lines += [f'{numbers["images"]} images, {numbers["objects"]} objects, {numbers["objects_without_positive"]} of '
+              'them without a positive prior',
               f'recommended: reg_max={recommended["reg_max"]} and {_name_levels(recommended["strides"])}: '
               f'{"; ".join(recommended["reasons"])}']
     if 'tried' in recommended:

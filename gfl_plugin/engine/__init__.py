@@ -6,4 +6,5 @@ from .measure import benchmark
 from .reproduce import reproduce
 from .run import demo, reporting, test, train
 
-__all__ = ['Options', 'analyze', 'benchmark', 'check_dataset', 'demo', 'load_config', 'reporting', 'reproduce', 'test', 'train']
+__all__ = ['Options', 'analyze', 'benchmark', 'check_dataset', 'demo', 'load_config', 'reporting', 'reproduce', 'test',
+           'train']

@@ -133,7 +133,7 @@ def _open(options: Options, config_file: str, checkpoint: str, name: str, folder
     _own_head(config)
     pipeline = _dataset(config.test_dataloader.dataset).pipeline
     _dataset(config.test_dataloader.dataset).pipeline = load_boxes_first(pipeline)
-    config.work_dir, config.experiment_name = folder, f'analyze_{time.time_ns()}'
+    config.work_dir, config.experiment_name = os.path.join(folder, 'logs'), f'analyze_{time.time_ns()}'
     runner = load_trained(config, _with(options, checkpoint=checkpoint))
     model, loop = runner.model, runner.test_loop
 
