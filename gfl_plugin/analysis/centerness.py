@@ -8,7 +8,17 @@ from ..functional.boxes import centerness, iou
 from ..functional.priors import read_priors
 from ..heads import GFLHead
 from .charts import Chart, Layer, Panel
-from .reading import Scene, Trained, find_targets, image_shapes, rank_correlation, sample_of, share, show_number
+from .reading import (
+    Scene,
+    Trained,
+    find_targets,
+    image_shapes,
+    rank_correlation,
+    require_positives,
+    sample_of,
+    share,
+    show_number,
+)
 
 BINS = 20
 THRESHOLDS = (0.1, 0.2, 0.3)  # below which a label makes a true positive hard to find
@@ -46,9 +56,12 @@ def measure(labels: Labels) -> Dict[str, Any]:
 
 def study(models: Sequence[Trained]) -> Dict[str, Any]:
     """The numbers of several models, by their names."""
-    return dict(models={
-        model.name: measure(Labels(*map(torch.cat, zip(*[read_labels(model.head, scene) for scene in model.scenes()]))))
-        for model in models})
+    result = {}
+    for model in models:
+        labels = Labels(*map(torch.cat, zip(*[read_labels(model.head, scene) for scene in model.scenes()])))
+        require_positives(labels.iou, model.name)
+        result[model.name] = measure(labels)
+    return dict(models=result)
 
 
 # ---- for a reader ----

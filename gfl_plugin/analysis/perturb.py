@@ -13,9 +13,9 @@ from torch import Tensor
 from ..functional.boxes import iou
 from ..heads import GFLHead
 from .charts import Chart, Layer, Panel
-from .reading import Scene, Trained, find_targets, image_shapes
+from .reading import Scene, Trained, find_targets, image_shapes, require_positives
 
-STRENGTHS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
+STRENGTHS = (0.0, 0.1, 0.25, 0.5, 1.0, 1.5, 2.0)
 
 
 class Moved(NamedTuple):
@@ -62,8 +62,9 @@ def study(models: Sequence[Trained], with_ap: bool = False, strengths: Sequence[
     result = {}
     for model in models:
         parts = [read_moved(model.head, scene, strengths, seed) for seed, scene in enumerate(model.scenes())]
-        result[model.name] = dict(box=type(model.head.box).__name__, **measure(
-            Moved(*(torch.cat(part, 1) for part in zip(*parts))), strengths))
+        moved = Moved(*(torch.cat(part, 1) for part in zip(*parts)))
+        require_positives(moved.with_object[0], model.name)
+        result[model.name] = dict(box=type(model.head.box).__name__, **measure(moved, strengths))
         if with_ap:
             result[model.name]['ap'] = [model.average_precision(partial(_detect, model.head, strength))
                                         for strength in strengths]
@@ -92,7 +93,7 @@ def chart(numbers: Dict[str, Any]) -> Chart:
         if layers:
             panels.append(Panel(title, 'noise [standard deviations of the feature map]', y_label, layers))
     return Chart('Boxes of positives under feature noise', panels, 'Gaussian noise on the maps that the head gets, the '
-                 'same draws for each model')
+                 'same draws for each model', columns=2)
 
 
 def summary(numbers: Dict[str, Any]) -> str:

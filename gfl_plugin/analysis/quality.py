@@ -8,7 +8,17 @@ from ..functional.boxes import iou
 from ..functional.priors import Places, PriorGrid
 from ..heads import GFLHead
 from .charts import Chart, Layer, Panel
-from .reading import Scene, Trained, find_targets, image_shapes, rank_correlation, sample_of, share, show_number
+from .reading import (
+    Scene,
+    Trained,
+    find_targets,
+    image_shapes,
+    rank_correlation,
+    require_positives,
+    sample_of,
+    share,
+    show_number,
+)
 
 LEAST_SCORE = 0.05  # of a detection, as in the configs' test_cfg: negatives below it can do no harm
 THRESHOLDS = (0.1, 0.3, 0.5)
@@ -125,8 +135,12 @@ def rank_negatives(scores: Scores) -> List[Dict[str, float]]:
 
 def study(models: Sequence[Trained]) -> Dict[str, Any]:
     """The numbers of several models, by their names."""
-    return dict(models={model.name: measure(join([read_scores(model.head, scene) for scene in model.scenes()]))
-                        for model in models})
+    result = {}
+    for model in models:
+        scores = join([read_scores(model.head, scene) for scene in model.scenes()])
+        require_positives(scores.positive, model.name)
+        result[model.name] = measure(scores)
+    return dict(models=result)
 
 
 # ---- for a reader ----

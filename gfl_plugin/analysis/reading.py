@@ -5,6 +5,7 @@ import torch
 from mmengine.structures import InstanceData
 from torch import Tensor
 
+from ..errors import SetupError
 from ..functional.priors import PriorGrid
 from ..heads import GFLHead
 from ..targets import Targets
@@ -74,6 +75,17 @@ def rank_correlation(a: Tensor, b: Tensor) -> Optional[float]:
     if len(a) < 3 or a.unique().numel() < 2 or b.unique().numel() < 2:
         return None
     return float(spearmanr(a.double().numpy(), b.double().numpy()).statistic)
+
+
+def require_positives(positives: Tensor, model: str) -> None:
+    """Raise where there is nothing to study.
+
+    Raises:
+        SetupError: There is no positive, (0,).
+    """
+    if not len(positives):
+        raise SetupError(f'The images that {model} is studied on hold no object with a positive prior: take more of '
+                         'them, by --images')
 
 
 def show_number(value: Optional[float]) -> str:
