@@ -123,7 +123,8 @@ def measure(reach: Reach, strides: Sequence[float], reg_max: Optional[int]) -> D
     every = _measure_level(torch.cat(reach.distances), reg_max)
     result = dict(images=reach.images, objects=reach.objects, objects_without_positive=reach.missed,
                   reg_max=reg_max, tolerated=TOLERATED, strides=list(strides), levels=levels, all=every)
-    result['recommended'] = dict(reg_max=every['least_reg_max'], **recommend_strides(result))
+    needed = [part['least_reg_max'] or 0 for part in (every, *levels)]
+    result['recommended'] = dict(reg_max=max(needed) or None, **recommend_strides(result))  # at most 1% at each level
     result['warning'] = _warn(result)
     return result
 
@@ -193,12 +194,15 @@ def _warn(numbers: Dict[str, Any]) -> Optional[str]:
         return None
     shares = ', '.join(f'{part["cut_share"]:.1%} at {name}' for name, part in parts)
     return (f'reg_max = {numbers["reg_max"]} cuts off more than {TOLERATED:.0%} of the targets: {shares}. '
-            f'reg_max = {max(part["least_reg_max"] for _, part in parts)} would do everywhere')
+            f'reg_max = {numbers["recommended"]["reg_max"]} would do everywhere')
 
 
 def study(build_head: Callable[[Optional[Sequence[float]]], Any], images: Sequence[Objects], resize: Resize,
           reg_max: Optional[int] = None) -> Dict[str, Any]:
     """The numbers of a data set; strides that are recommended instead of the head's own are tried, too.
+
+    They are taken back where they would leave more objects without a positive: a level that no object uses may still
+    be needed, for ATSS counts its candidates in the threshold of every object.
 
     Args:
         build_head: Gives a GFLHead with levels of these strides, or with its own.
@@ -215,7 +219,13 @@ def study(build_head: Callable[[Optional[Sequence[float]]], Any], images: Sequen
                         numbers['reg_max'])
         recommended['tried'] = dict(
             objects_without_positive=tried['objects_without_positive'], least_reg_max=tried['all']['least_reg_max'],
-            cut_share=tried['all'].get('cut_share'), positives=[level['positives'] for level in tried['levels']])
+            cut_share=tried['all'].get('cut_share'), positives=[level['positives'] for level in tried['levels']],
+            strides=recommended['strides'])
+        before, after = (each['objects_without_positive'] for each in (numbers, tried))
+        if after > before:
+            recommended['strides'] = strides
+            recommended['reasons'].append(f'but with {_name_levels(recommended["tried"]["strides"])} {after} objects '
+                                          f'instead of {before} would have no positive prior: the levels stay')
     return numbers
 
 
@@ -266,6 +276,6 @@ def summary(numbers: Dict[str, Any]) -> str:
               f'{"; ".join(recommended["reasons"])}']
     if 'tried' in recommended:
         tried = recommended['tried']
-        lines.append(f'with these strides: {tried["objects_without_positive"]} objects without a positive prior, '
-                     f'reg_max={tried["least_reg_max"]} for 1%')
+        lines.append(f'tried {_name_levels(tried["strides"])}: {tried["objects_without_positive"]} objects without a '
+                     f'positive prior, reg_max={tried["least_reg_max"]} for 1%')
     return '\n'.join(lines + ([f'WARNING: {numbers["warning"]}'] if numbers['warning'] else []))
