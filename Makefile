@@ -10,7 +10,7 @@ env: $(ENV)/.installed
 # Both stacks pull the desktop build of OpenCV, which needs libGL; the headless one overwrites it, so it has to come last.
 $(ENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(ENV)
-	$(ENV)/bin/pip install --disable-pip-version-check -q -c constraints.txt -e ".[$(STACK),test]"
+	$(ENV)/bin/pip install --disable-pip-version-check -q -c constraints.txt -e ".[$(STACK),test,analysis]"
 	$(ENV)/bin/pip uninstall -q -y opencv-python opencv-python-headless
 	$(ENV)/bin/pip install --disable-pip-version-check -q --no-deps -c constraints.txt opencv-python-headless
 	@touch $@

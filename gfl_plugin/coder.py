@@ -4,7 +4,7 @@ from typing import Optional, Sequence
 import torch
 from torch import Tensor
 
-from .functional.boxes import box_to_delta, box_to_distance, clip_boxes, delta_to_box, distance_to_box
+from .functional.boxes import BELOW_LAST_BIN, box_to_delta, box_to_distance, clip_boxes, delta_to_box, distance_to_box
 from .registry import TASK_UTILS
 
 
@@ -20,7 +20,7 @@ class DistancePointBBoxCoder:
     def __init__(self, clip_border: bool = True) -> None:
         self.clip_border = clip_border
 
-    def encode(self, points: Tensor, boxes: Tensor, max_dis: float, eps: float = 0.1) -> Tensor:
+    def encode(self, points: Tensor, boxes: Tensor, max_dis: float, eps: float = BELOW_LAST_BIN) -> Tensor:
         """(K, 4) distances, within [0, max_dis - eps], of (K, 2) points to the sides of (K, 4) boxes."""
         return box_to_distance(points, boxes, max_dis, eps)
 

@@ -153,6 +153,25 @@ def why_dropped(annotation: dict, width: float, height: float) -> Optional[str]:
     return None
 
 
+def boxes_to_learn(content: dict) -> Dict[int, List[List[float]]]:
+    """The boxes (x, y, width, height), pixels, that a training learns from, by the id of their image.
+
+    Args:
+        content: Of a well-formed annotation file.
+    """
+    images = {image['id']: image for image in content['images']}
+    categories = {category['id'] for category in content['categories']}
+    boxes: Dict[int, List[List[float]]] = {image: [] for image in images}
+    for annotation in content['annotations']:
+        image = images.get(annotation['image_id'])
+        if image is None or annotation['category_id'] not in categories or annotation.get('ignore'):
+            continue
+        # A crowd is to be ignored, as COCO says.
+        if not annotation.get('iscrowd') and why_dropped(annotation, image['width'], image['height']) is None:
+            boxes[image['id']].append(annotation['bbox'])
+    return boxes
+
+
 def refuse(faults: List[Fault], name: str) -> None:
     """Raise for faults with which no training can start.
 

@@ -152,7 +152,8 @@ def _check_boxes(entries: Dict[str, List[Indexed]], limits: Limits) -> Iterator[
 def _check_reach(boxes: List[Tuple[str, float, float, float, float]], limits: Limits) -> Iterator[Fault]:
     """Boxes of which a side lies beyond n strides even of the prior at their centre, at the level that suits them best.
 
-    That is where ATSS mostly assigns them; priors off the centre reach less far on one side.
+    That is where ATSS mostly assigns them; priors off the centre reach less far on one side. This names boxes;
+    ``tools/analyze.py targets`` counts the targets of the priors that ATSS does make positive.
 
     Args:
         boxes: Name, width and height, and those of the image, in pixels.

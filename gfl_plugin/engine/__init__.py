@@ -1,8 +1,10 @@
 """What the command lines in ``tools/`` do."""
 from ..datasets.check import check_dataset
+from .analyze import analyze
 from .config import Options, load_config
 from .measure import benchmark
 from .reproduce import reproduce
 from .run import demo, reporting, test, train
 
-__all__ = ['Options', 'benchmark', 'check_dataset', 'demo', 'load_config', 'reporting', 'reproduce', 'test', 'train']
+__all__ = ['Options', 'analyze', 'benchmark', 'check_dataset', 'demo', 'load_config', 'reporting', 'reproduce', 'test',
+           'train']

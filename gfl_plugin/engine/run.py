@@ -118,6 +118,23 @@ def test(options: Options) -> Tuple[Runner, Dict[str, float]]:
         return runner, runner.test()
 
 
+def load_trained(config: Config, options: Options) -> Runner:
+    """A runner whose model has the weights of ``options.checkpoint``, checked as for a test, in evaluation mode.
+
+    Raises:
+        SetupError: A mistake of the user's.
+    """
+    config.load_from, config.resume = _existing_file(options.checkpoint), False
+    with _trust(options):
+        runner = _build(config, dump_config=False)
+        runner.test_loop  # MMEngine builds it when it is first asked for
+        for point in ('before_run', 'before_test'):
+            runner.call_hook(point)
+        runner.load_or_resume()
+    runner.model.eval()
+    return runner
+
+
 def demo(options: Options) -> None:
     """Train, evaluate and draw as ``tools/demo.py`` says; the last lines say how well it went and what to look at."""
     start = time.monotonic()

@@ -7,6 +7,8 @@ from torch import Tensor
 
 # exp(dw) of a predicted size stays within 16/1000 and 1000/16 (MMDetection's constant).
 MAX_LOG_RATIO = math.log(1000 / 16)
+# A distance is a target of DFL up to this far below the last bin, in bins (likewise).
+BELOW_LAST_BIN = 0.1
 
 
 def box_center(boxes: Tensor) -> Tensor:
@@ -30,7 +32,7 @@ def side_distances(points: Tensor, boxes: Tensor) -> Tensor:
     return torch.cat([points - boxes[..., :2], boxes[..., 2:] - points], -1)
 
 
-def box_to_distance(points: Tensor, boxes: Tensor, reg_max: float, eps: float = 0.1) -> Tensor:
+def box_to_distance(points: Tensor, boxes: Tensor, reg_max: float, eps: float = BELOW_LAST_BIN) -> Tensor:
     """Distances (..., 4) from points (..., 2) to the sides of boxes (..., 4), clamped to [0, reg_max - eps].
 
     The clamp keeps the bin on the right of a target, ``floor(y) + 1``, inside the distribution (DFL, eq. 6).

@@ -144,7 +144,7 @@ class GFLHead(AnchorHead):
         """
         with torch.autocast(cls_scores[0].device.type, enabled=False):
             grids = self.prior_grids(cls_scores)
-            targets = self._targets(grids, batch_gt_instances, batch_img_metas, batch_gt_instances_ignore)
+            targets = self.assign_targets(grids, batch_gt_instances, batch_img_metas, batch_gt_instances_ignore)
             positives = self._positives(bbox_preds, grids, targets)
             losses, weight = self.quality(cls_scores, branch, targets, positives)
             if targets.valid is not None:
@@ -163,8 +163,13 @@ class GFLHead(AnchorHead):
         raw = read_maps(bbox_preds, cells).float()
         return Positives(cells, priors, raw, self.box.decode(raw, priors), box)
 
-    def _targets(self, grids: List[PriorGrid], batch_gt_instances: InstanceList, batch_img_metas: List[dict],
-                 batch_gt_instances_ignore: OptInstanceList) -> Targets:
+    def assign_targets(self, grids: List[PriorGrid], batch_gt_instances: InstanceList, batch_img_metas: List[dict],
+                       batch_gt_instances_ignore: OptInstanceList = None) -> Targets:
+        """The positives of a batch on L grids, and what they are trained towards; arguments as of :meth:`losses`.
+
+        Raises:
+            ValueError: No prior of an image may be used, for ``allowed_border``.
+        """
         border = self.train_cfg['allowed_border']
         ranges = [[g.cells_in(meta['img_shape'][:2], meta['pad_shape'][:2], border) for g in grids]
                   for meta in batch_img_metas]
@@ -229,7 +234,7 @@ class GFLHead(AnchorHead):
         image, scores, labels = found.places.image, found.score, found.label
         if score_factors is not None:  # after the threshold and the choice of the best: as in MMDetection
             scores = scores * read_maps(score_factors, found.places.cells(grids)).detach().float()[:, 0].sigmoid()
-        boxes = self._decode(bbox_preds, grids, found.places, [meta['img_shape'][:2] for meta in batch_img_metas])
+        boxes = self.boxes_at(bbox_preds, grids, found.places, [meta['img_shape'][:2] for meta in batch_img_metas])
         if rescale:
             factors = boxes.new_tensor([[1 / s for s in meta['scale_factor']] for meta in batch_img_metas])
             boxes = boxes * factors.repeat(1, 2)[image]
@@ -252,9 +257,17 @@ class GFLHead(AnchorHead):
                        for result, meta in zip(results, batch_img_metas)]
         return results
 
-    def _decode(self, bbox_preds: List[Tensor], grids: List[PriorGrid], places: Places,
-                img_shapes: Sequence[Sequence[int]]) -> Tensor:
-        """(K, 4) boxes in pixels at the places, cut to their images."""
+    @staticmethod
+    def scores_of_all(cls_scores: List[Tensor], score_factors: Optional[List[Tensor]] = None) -> Tensor:
+        """(B, P, C) what detections are ranked by, of every prior and class, from the maps of :meth:`forward`."""
+        scores = torch.cat([m.flatten(2) for m in cls_scores], 2).float().sigmoid()
+        if score_factors is not None:
+            scores = scores * torch.cat([m.flatten(2) for m in score_factors], 2).float().sigmoid()
+        return scores.transpose(1, 2)
+
+    def boxes_at(self, bbox_preds: List[Tensor], grids: List[PriorGrid], places: Places,
+                 img_shapes: Sequence[Sequence[int]]) -> Tensor:
+        """(K, 4) boxes of detections, in pixels, at the places, cut to their images of heights and widths (B, 2)."""
         cells = places.cells(grids)
         boxes = self.box.detect(read_maps(bbox_preds, cells), read_priors(cells, grids))
         if not getattr(self.bbox_coder, 'clip_border', True):

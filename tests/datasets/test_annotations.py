@@ -5,7 +5,7 @@ import pytest
 from data_sets import build, content, write_set
 
 from gfl_plugin.datasets import annotations
-from gfl_plugin.datasets.annotations import find_malformed, read_annotations, show
+from gfl_plugin.datasets.annotations import boxes_to_learn, find_malformed, read_annotations, show
 from gfl_plugin.datasets.check import check
 from gfl_plugin.errors import SetupError
 
@@ -139,3 +139,14 @@ def test_values_are_shown_short_and_on_one_line():
         deep = [deep]
     for value in ('a\nb', 'x' * 10**6, list(range(10**5)), 10**3000, deep, '\ud800', {'a': 'x' * 10**6}):
         assert len(show(value)) < 100 and show(value).isprintable(), 'a message should be readable whatever the value'
+
+
+def test_boxes_to_learn():
+    """What a training leaves out is left out, and what it learns stays as it is written."""
+    entries = content(images=3)
+    boxes = entries['annotations']
+    expected = {10: [boxes[0]['bbox'], boxes[1]['bbox']], 11: [boxes[3]['bbox']], 12: []}
+    boxes[2]['iscrowd'], boxes[4]['category_id'] = 1, 99
+    boxes[5]['bbox'] = [100, 100, 5, 5]  # outside of its image
+    boxes += [dict(boxes[0], id=200, image_id=77), dict(boxes[0], id=201, ignore=1)]
+    assert boxes_to_learn(entries) == expected

@@ -1,0 +1,97 @@
+"""A trained detector's head beside the data that it is asked about."""
+from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence
+
+import torch
+from mmengine.structures import InstanceData
+from torch import Tensor
+
+from ..errors import SetupError
+from ..functional.priors import PriorGrid
+from ..heads import GFLHead
+from ..targets import Targets
+
+
+class Scene(NamedTuple):
+    """A batch as the head gets it; objects are in pixels of the network's input."""
+    features: List[Tensor]  # L maps (B, ., H, W)
+    objects: List[InstanceData]  # B, with ``bboxes`` (G, 4) and ``labels`` (G,)
+    ignored: List[InstanceData]  # B, with ``bboxes``
+    metas: List[dict]
+    samples: list  # B data samples, for an evaluator
+
+
+class Trained(NamedTuple):
+    """A detector to be studied, and its data."""
+    name: str
+    head: GFLHead
+    scenes: Callable[[], Iterator[Scene]]
+    # AP of what a function of a scene and its number detects; boxes in pixels of the original image.
+    average_precision: Callable[[Callable[[Scene, int], List[InstanceData]]], float]
+
+
+@torch.no_grad()
+def read_scenes(model, loader: Iterable, images: int) -> Iterator[Scene]:
+    """The first images of a loader, batch by batch, through preprocessor, backbone and neck.
+
+    Args:
+        model: A single-stage detector, in evaluation mode.
+        loader: Of a pipeline that loads boxes before it resizes.
+        images: How many, rounded up to whole batches.
+    """
+    seen = 0
+    for batch in loader:
+        if seen >= images:
+            return
+        data = model.data_preprocessor(batch, False)
+        samples = data['data_samples']
+        seen += len(samples)
+        yield Scene(list(model.extract_feat(data['inputs'])), [sample.gt_instances for sample in samples],
+                    [sample.ignored_instances for sample in samples], [sample.metainfo for sample in samples], samples)
+
+
+def find_targets(head: GFLHead, grids: Sequence[PriorGrid], scene: Scene) -> Targets:
+    """What training would take for positives, with ``valid`` as a mask in any case."""
+    targets = head.assign_targets(grids, scene.objects, scene.metas, scene.ignored)
+    if targets.valid is not None:
+        return targets
+    return targets._replace(valid=torch.ones_like(targets.label, dtype=torch.bool))
+
+
+def image_shapes(scene: Scene) -> List[Sequence[int]]:
+    """B heights and widths without padding, pixels."""
+    return [meta['img_shape'][:2] for meta in scene.metas]
+
+
+def sample_of(columns: Dict[str, Tensor], most: int, seed: int = 0) -> Dict[str, Any]:
+    """At most so many rows, by chance and always the same ones, of columns (N,), rounded to four digits."""
+    count = len(next(iter(columns.values())))
+    chosen = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:most].sort().values
+    return {name: [round(value, 4) for value in column[chosen].tolist()] for name, column in columns.items()}
+
+
+def rank_correlation(a: Tensor, b: Tensor) -> Optional[float]:
+    """Spearman's, of two (N,); None where it is not defined: fewer than three rows, or all of one value."""
+    from scipy.stats import spearmanr
+    if len(a) < 3 or a.unique().numel() < 2 or b.unique().numel() < 2:
+        return None
+    return float(spearmanr(a.double().numpy(), b.double().numpy()).statistic)
+
+
+def require_positives(positives: Tensor, model: str) -> None:
+    """Raise where there is nothing to study.
+
+    Raises:
+        SetupError: There is no positive, (0,).
+    """
+    if not len(positives):
+        raise SetupError(f'The images that {model} is studied on hold no object with a positive prior: take more of '
+                         'them, by --images')
+
+
+def show_number(value: Optional[float]) -> str:
+    return 'undefined' if value is None else f'{value:.3f}'
+
+
+def share(mask: Tensor) -> float:
+    """Of an (N,) bool; 0 of none."""
+    return mask.double().mean().item() if len(mask) else 0.0

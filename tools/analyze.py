@@ -1,0 +1,60 @@
+#!/usr/bin/env python
+"""Look into data, trained models and losses: numbers as JSON, a figure as PNG, and a page to explore without a network.
+
+    python tools/analyze.py targets data/coco/annotations/instances_train2017.json     does reg_max cut anything off?
+    python tools/analyze.py targets --config configs/demo/gfl_r18_fpn_shapes.py        the training data of a config
+    python tools/analyze.py quality CONFIG CHECKPOINT CONFIG CHECKPOINT                score against true IoU
+    python tools/analyze.py centerness CONFIG CHECKPOINT                               labels of positives
+    python tools/analyze.py perturb CONFIG CHECKPOINT CONFIG CHECKPOINT --ap           boxes under feature noise
+    python tools/analyze.py losses                                                     curves, with sliders
+"""
+import argparse
+
+import arguments
+
+
+def positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f'{text} is not positive')
+    return number
+
+
+def parse_options():
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument('--out', metavar='DIR', help='where the files go (default: work_dirs/analyze/STUDY)')
+    shared.set_defaults(launcher='none', local_rank=None)
+    of_config = argparse.ArgumentParser(add_help=False, parents=[shared])
+    for option in ('--data-root', '--cfg-options'):
+        more = dict(nargs='+', metavar='KEY=VALUE') if option == '--cfg-options' else {}
+        of_config.add_argument(option, help='as of tools/train.py', **more)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    studies = parser.add_subparsers(dest='study', required=True)
+
+    study = studies.add_parser('targets', parents=[of_config], help='how far sides lie from priors, and what reg_max '
+                               'cuts off')
+    study.add_argument('annotations', nargs='?', metavar='ANN', help='COCO-format annotation file; its images need not '
+                       'be there (default: the training data of --config)')
+    study.add_argument('--config', help='whose priors, assigner and test-time resize count (default: the 1x config of '
+                       'COCO)')
+    study.add_argument('--strides', type=positive, nargs='+', metavar='PIXELS', help='of the levels')
+    study.add_argument('--reg-max', type=positive, metavar='N', help='largest bin')
+    study.add_argument('--octave-base-scale', type=positive, metavar='STRIDES', help='side of a prior')
+    study.add_argument('--scale', nargs='+', metavar='W H', help='pixels to resize into, keeping the ratio; or none')
+
+    for name, about in (('quality', 'predicted score against true IoU'),
+                        ('centerness', 'centre-ness and IoU as labels of positives'),
+                        ('perturb', 'boxes under feature noise')):
+        study = studies.add_parser(name, parents=[of_config], help=about)
+        study.add_argument('models', nargs='+', metavar='CONFIG CHECKPOINT', help='pairs, to be compared')
+        study.add_argument('--images', type=positive, default=500, metavar='N', help='of the test set, the first ones '
+                           '(default: 500)')
+        study.add_argument('--trust-checkpoint', action='store_true', help='as of tools/test.py')
+        if name == 'perturb':
+            study.add_argument('--ap', action='store_true', help='also the AP at each strength of the noise')
+    studies.add_parser('losses', parents=[shared], help='FL, QFL, VFL, DFL and GFL as curves')
+    return parser.parse_args()
+
+
+if __name__ == '__main__':
+    print(arguments.run('analyze', parse_options()))
