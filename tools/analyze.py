@@ -13,13 +13,6 @@ import argparse
 import arguments
 
 
-def positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f'{text} is not positive')
-    return number
-
-
 def parse_options():
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument('--out', metavar='DIR', help='where the files go (default: work_dirs/analyze/STUDY)')
@@ -37,9 +30,9 @@ def parse_options():
                        'be there (default: the training data of --config)')
     study.add_argument('--config', help='whose priors, assigner and test-time resize count (default: the 1x config of '
                        'COCO)')
-    study.add_argument('--strides', type=positive, nargs='+', metavar='PIXELS', help='of the levels')
-    study.add_argument('--reg-max', type=positive, metavar='N', help='largest bin')
-    study.add_argument('--octave-base-scale', type=positive, metavar='STRIDES', help='side of a prior')
+    study.add_argument('--strides', type=arguments.positive, nargs='+', metavar='PIXELS', help='of the levels')
+    study.add_argument('--reg-max', type=arguments.positive, metavar='N', help='largest bin')
+    study.add_argument('--octave-base-scale', type=arguments.positive, metavar='STRIDES', help='side of a prior')
     study.add_argument('--scale', nargs='+', metavar='W H', help='pixels to resize into, keeping the ratio; or none')
 
     for name, about in (('quality', 'predicted score against true IoU'),
@@ -47,8 +40,8 @@ def parse_options():
                         ('perturb', 'boxes under feature noise')):
         study = studies.add_parser(name, parents=[of_config], help=about)
         study.add_argument('models', nargs='+', metavar='CONFIG CHECKPOINT', help='pairs, to be compared')
-        study.add_argument('--images', type=positive, default=500, metavar='N', help='of the test set, the first ones '
-                           '(default: 500)')
+        study.add_argument('--images', type=arguments.positive, default=500, metavar='N',
+                           help='of the test set, the first ones (default: 500)')
         study.add_argument('--trust-checkpoint', action='store_true', help='as of tools/test.py')
         if name == 'perturb':
             study.add_argument('--ap', action='store_true', help='also the AP at each strength of the noise')

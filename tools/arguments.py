@@ -21,6 +21,14 @@ def parser(doc: str, config: Optional[str] = None) -> argparse.ArgumentParser:
     return result
 
 
+def positive(text: str) -> int:
+    """The type of an option that is a whole number above 0."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f'{text} is not positive')
+    return number
+
+
 def run(tool: str, options: argparse.Namespace):
     """Call what the package does for a tool; a missing or broken stack is one paragraph, too. Returns its result."""
     try:

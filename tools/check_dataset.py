@@ -11,28 +11,22 @@ import sys
 import arguments
 
 
-def positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f'{text} is not positive')
-    return number
-
-
 def parse_options():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('annotations', metavar='ANN', help='annotation file')
     parser.add_argument('--images', metavar='DIR', required=True, help='folder of the image files')
     parser.add_argument('--json', metavar='FILE', help='also write the report, with every entry, to a file')
-    parser.add_argument('--reg-max', type=positive, default=16, help='largest bin of the head (default: 16)')
-    parser.add_argument('--strides', type=positive, nargs='+', default=(8, 16, 32, 64, 128), metavar='PIXELS',
+    parser.add_argument('--reg-max', type=arguments.positive, default=16, help='largest bin of the head (default: 16)')
+    parser.add_argument('--strides', type=arguments.positive, nargs='+', default=(8, 16, 32, 64, 128), metavar='PIXELS',
                         help='of the levels (default: 8 16 32 64 128)')
-    parser.add_argument('--scale', type=positive, nargs=2, default=(1333, 800), metavar=('LONG', 'SHORT'),
+    parser.add_argument('--scale', type=arguments.positive, nargs=2, default=(1333, 800), metavar=('LONG', 'SHORT'),
                         help='sides that images are resized to fit in (default: 1333 800)')
-    parser.add_argument('--prior', type=positive, default=8, metavar='STRIDES',
+    parser.add_argument('--prior', type=arguments.positive, default=8, metavar='STRIDES',
                         help='side of a prior, octave_base_scale in the config (default: 8)')
     parser.add_argument('--tolerance', type=float, default=0.01, metavar='SHARE',
                         help='share of images or boxes that training may lose (default: 0.01)')
-    parser.add_argument('--threads', type=positive, help='files to open at a time (default: one per processor)')
+    parser.add_argument('--threads', type=arguments.positive,
+                        help='files to open at a time (default: one per processor)')
     return parser.parse_args()
 
 
