@@ -15,11 +15,17 @@ import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader, checkpoint
 
+from ..errors import SetupError
+
 _trusted = False
 
 
 class UnsafeCheckpointError(pickle.UnpicklingError):
     """A checkpoint needs more than data to be rebuilt."""
+
+
+class MissingCheckpointError(SetupError, FileNotFoundError):
+    """MMEngine's, as a user's mistake: the weights of a backbone, for one, are first looked for in training."""
 
 
 @contextlib.contextmanager
@@ -68,7 +74,7 @@ def load_url(url: str, **kwargs) -> dict:
 def load_from_local(filename: str, map_location: Any = None) -> dict:
     filename = os.path.expanduser(filename)
     if not os.path.isfile(filename):
-        raise FileNotFoundError(f'{filename} can not be found.')
+        raise MissingCheckpointError(f'There is no checkpoint {filename}')
     return load_file(filename, map_location)
 
 

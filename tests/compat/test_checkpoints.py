@@ -11,6 +11,7 @@ from mmengine.runner import CheckpointLoader
 from mmengine.runner import checkpoint as mmengine_checkpoint
 
 from gfl_plugin.compat.checkpoints import UnsafeCheckpointError, trusting
+from gfl_plugin.errors import SetupError
 
 
 class Calls:
@@ -91,5 +92,6 @@ def test_downloads_are_weights_only(url, monkeypatch):
 
 
 def test_a_missing_file_is_named():
-    with pytest.raises(FileNotFoundError, match='nowhere.pth'):
+    with pytest.raises(FileNotFoundError, match='nowhere.pth') as caught:
         CheckpointLoader.load_checkpoint('nowhere.pth')
+    assert isinstance(caught.value, SetupError), "a tool should say it in a sentence, as any mistake of the user's"
