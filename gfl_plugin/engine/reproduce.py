@@ -119,7 +119,8 @@ def write_table(folder: str, options: Options) -> Dict[str, object]:
             if os.path.isfile(_result_file(folder, row, seed)):
                 with open(_result_file(folder, row, seed)) as file:
                     runs.append(dict(json.load(file), seed=seed))
-        rows.append(dict(row._asdict(), runs=runs))
+        published = dict(published=row.published) if options.data_root else {}  # which is of COCO
+        rows.append(dict(label=row.label, config=row.config, **published, runs=runs))
     table = dict(table=options.table, data='COCO' if options.data_root else 'shapes', seeds=options.seeds, rows=rows)
     for name, content in (('table.json', json.dumps(table, indent=1)), ('table.md', markdown(table))):
         with open(os.path.join(folder, name), 'w') as file:

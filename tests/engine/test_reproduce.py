@@ -33,6 +33,7 @@ def test_a_table_goes_on_where_it_was(tmp_path, monkeypatch):
     assert (folder / 'n_12/seed_0.json').stat().st_mtime_ns == first, 'what is there should not be trained again'
     assert [len(row['runs']) for row in table['rows']] == [2, 2], 'the rest should be'
     assert json.loads((folder / 'table.json').read_text()) == table
+    assert 'published' not in json.dumps(table), "COCO's figures stay beside others of COCO"
     assert (folder / 'table.md').read_text().count('±') == 6, 'mean and spread of three numbers of two rows'
 
 
