@@ -10,7 +10,7 @@ from gfl_plugin.hooks import HistoryHook
 
 def log(iterations, validation=None, **options):
     """The history of a value that is 0, 1, 2, ... in an epoch of 7 iterations after the other."""
-    hub, hook = MessageHub.get_instance(f'history_{id(object())}'), HistoryHook()
+    hub, hook = MessageHub('of this test alone'), HistoryHook()
     runner = SimpleNamespace(message_hub=hub, log_processor=LogProcessor(**options), train_dataloader=range(7),
                              _val_loop=validation, val_dataloader=validation)
     hook.before_train(runner)
