@@ -6,6 +6,7 @@ from mmdet.structures import DetDataSample
 from reference import assert_close, on, random_features, random_objects, twin_heads
 from test_axes import build
 from tool_runs import SHAPES, SMALL, parse
+from torch._dynamo.utils import counters
 
 from gfl_plugin import engine
 
@@ -16,13 +17,13 @@ BACKENDS = dict(cpu='aot_eager', cuda='inductor')
 @pytest.fixture(autouse=True)
 def fresh_compiler(monkeypatch):
     torch.compiler.reset()
+    counters.clear()  # which that leaves as they are
     monkeypatch.setattr('gfl_plugin.assigners.atss.can_be_read_at_once', lambda x: False)  # shapes without data
     yield
     torch.compiler.reset()
 
 
 def graphs() -> int:
-    from torch._dynamo.utils import counters
     assert not counters['graph_break'], counters['graph_break']
     return counters['stats']['unique_graphs']
 
