@@ -13,5 +13,5 @@ checkpoints.install()
 packages.install()
 vision.install()
 
-from . import assigners, backbones, coder, datasets, evaluation, heads, hooks, losses  # noqa: E402,F401  (registers them)
+from . import assigners, backbones, box, datasets, evaluation, heads, hooks, losses, quality  # noqa: E402,F401  (registers them)
 from .version import __version__  # noqa: E402,F401

@@ -8,6 +8,8 @@ from mmengine.logging import MMLogger
 from mmengine.structures import InstanceData
 from torch import Tensor
 
+from gfl_plugin.functional.priors import PriorGrid, stack_grids
+
 STRIDES = (8, 16, 32, 64, 128)
 MMLogger.get_instance('mmengine').setLevel('ERROR')  # every parameter's initialization, otherwise
 
@@ -59,6 +61,12 @@ def random_objects(counts: Sequence[int], height: int, width: int, num_classes: 
                                     labels=torch.randint(0, num_classes, (count, ))))
         metas.append(dict(img_shape=(h, w), pad_shape=(height, width), ori_shape=(h, w), scale_factor=(1.25, 1.2)))
     return objects, metas
+
+
+def grids_of(height: int, width: int, strides: Sequence[int] = STRIDES) -> List[PriorGrid]:
+    """The grids of such maps, with the priors of :func:`head_config`."""
+    sizes = [(-(-height // s), -(-width // s)) for s in strides]
+    return stack_grids(sizes, [(s, s) for s in strides], [(-4 * s, -4 * s, 4 * s, 4 * s) for s in strides])
 
 
 def on(device: str, head, features: List[Tensor], objects: List[InstanceData]):

@@ -5,13 +5,12 @@ import torch
 from torch import Tensor
 
 from ..functional.boxes import centerness, iou
-from ..functional.priors import read_priors
 from ..heads import GFLHead
 from .charts import Chart, Layer, Panel
 from .reading import (
     Scene,
     Trained,
-    find_targets,
+    find_positives,
     image_shapes,
     rank_correlation,
     require_positives,
@@ -34,12 +33,10 @@ class Labels(NamedTuple):
 @torch.no_grad()
 def read_labels(head: GFLHead, scene: Scene) -> Labels:
     """Those of one batch, for any pair of kinds."""
-    _, bbox_preds, *_ = head(scene.features)
-    grids = head.prior_grids(bbox_preds)
-    targets = find_targets(head, grids, scene)
-    boxes = head.boxes_at(bbox_preds, grids, targets.places, image_shapes(scene))
-    center = read_priors(targets.places.cells(grids), grids).center
-    return Labels(centerness(center, targets.box)[targets.valid].cpu(), iou(boxes, targets.box)[targets.valid].cpu())
+    pred = head.predictions(*head(scene.features))
+    m, gt_boxes, _ = find_positives(head, pred, scene)
+    boxes, center = head.boxes_at(pred, m, image_shapes(scene)), pred.priors_at(m).center
+    return Labels(centerness(center, gt_boxes)[m.valid].cpu(), iou(boxes, gt_boxes)[m.valid].cpu())
 
 
 def measure(labels: Labels) -> Dict[str, Any]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..functional.boxes import iou
 from ..heads import GFLHead
 from .charts import Chart, Layer, Panel
-from .reading import Scene, Trained, find_targets, image_shapes, require_positives
+from .reading import Scene, Trained, find_positives, image_shapes, require_positives
 
 STRENGTHS = (0.0, 0.1, 0.25, 0.5, 1.0, 1.5, 2.0)
 
@@ -32,19 +32,17 @@ def disturb(features: Sequence[Tensor], strength: float, seed: int) -> List[Tens
 
 @torch.no_grad()
 def read_moved(head: GFLHead, scene: Scene, strengths: Sequence[float], seed: int) -> Moved:
-    """Those of one batch, for any pair of kinds, at strengths of which the first is 0.
+    """The moved boxes of one batch, for any quality and box, at strengths of which the first is 0.
 
-    The positives are the assigner's, which does not look at predictions: they are the same at each strength.
+    The positives are those without noise, at every strength.
     """
-    grids, boxes = None, []
+    found, boxes = None, []
     for strength in strengths:
-        _, bbox_preds, *_ = head(disturb(scene.features, strength, seed))
-        if grids is None:
-            grids = head.prior_grids(bbox_preds)
-            targets = find_targets(head, grids, scene)
-        boxes.append(head.boxes_at(bbox_preds, grids, targets.places, image_shapes(scene))[targets.valid])
+        pred = head.predictions(*head(disturb(scene.features, strength, seed)))
+        found = found or find_positives(head, pred, scene)
+        boxes.append(head.boxes_at(pred, found.m, image_shapes(scene))[found.m.valid])
     moved = torch.stack(boxes)
-    return Moved(iou(moved, targets.box[targets.valid]).cpu(), iou(moved, moved[0]).cpu())
+    return Moved(iou(moved, found.boxes[found.m.valid]).cpu(), iou(moved, moved[0]).cpu())
 
 
 def measure(moved: Moved, strengths: Sequence[float]) -> Dict[str, Any]:

@@ -4,14 +4,15 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 import torch
 from torch import Tensor
 
+from ..candidates import Candidates
 from ..functional.boxes import iou
-from ..functional.priors import Places, PriorGrid
+from ..functional.priors import PriorGrid
 from ..heads import GFLHead
 from .charts import Chart, Layer, Panel
 from .reading import (
     Scene,
     Trained,
-    find_targets,
+    find_positives,
     image_shapes,
     rank_correlation,
     require_positives,
@@ -44,35 +45,31 @@ def read_scores(head: GFLHead, scene: Scene) -> Scores:
     Positive is what the assigner would train as such; any other prior of the image is a negative, its neighbours
     included, whose boxes are often good ones.
     """
-    cls_scores, bbox_preds, *branch = head(scene.features)
-    grids = head.prior_grids(cls_scores)
-    targets, shapes = find_targets(head, grids, scene), image_shapes(scene)
-    valid, places = targets.valid, targets.places
-    scores = head.scores_of_all(cls_scores, *branch)  # (B, P, C)
-    boxes = head.boxes_at(bbox_preds, grids, places, shapes)
+    pred = head.predictions(*head(scene.features))
+    (m, gt_boxes, labels), shapes = find_positives(head, pred, scene), image_shapes(scene)
+    scores, boxes = pred.scores(), head.boxes_at(pred, m, shapes)
 
     counts = torch.ones(scores.shape[:2], dtype=torch.bool, device=scores.device)
-    if targets.weight is not None:
-        counts &= targets.weight > 0
-    counts[places.image[valid], places.prior[valid]] = False
+    if m.weight is not None:
+        counts &= m.weight > 0
+    counts[m.image[m.valid], m.prior[m.valid]] = False
     best = scores.max(2)
-    image, prior = (counts & (best.values > LEAST_SCORE)).nonzero(as_tuple=True)
-    found = _by_level(image, prior, grids)
+    negative = _by_level(counts & (best.values > LEAST_SCORE), best.indices, best.values, pred.grids)
     return Scores(
-        scores[places.image, places.prior, targets.label][valid].cpu(), iou(boxes, targets.box)[valid].cpu(),
-        best.values[found.image, found.prior].cpu(),
-        _best_iou(head.boxes_at(bbox_preds, grids, found, shapes), best.indices[found.image, found.prior], found.image,
-                  scene).cpu(),
+        scores[m.image, m.prior, labels][m.valid].cpu(), iou(boxes, gt_boxes)[m.valid].cpu(), negative.score.cpu(),
+        _best_iou(head.boxes_at(pred, negative, shapes), negative.label, negative.image, scene).cpu(),
         int(counts.sum()),
-        torch.cat([m.flatten(1) for m in branch[0]], 1).float().sigmoid()[counts].cpu() if branch else None)
+        None if pred.branch is None else
+        torch.cat([b.flatten(1) for b in pred.branch], 1).float().sigmoid()[counts].cpu())
 
 
-def _by_level(image: Tensor, prior: Tensor, grids: Sequence[PriorGrid]) -> Places:
-    """Priors in the order that places have: those of one level together."""
+def _by_level(chosen: Tensor, label: Tensor, score: Tensor, grids: Sequence[PriorGrid]) -> Candidates:
+    """The chosen priors, grouped by level; each argument (B, P)."""
+    image, prior = chosen.nonzero(as_tuple=True)
     order = prior.argsort(stable=True)
     image, prior = image[order], prior[order]
     sizes = [int(((prior >= grid.start) & (prior < grid.start + grid.size)).sum()) for grid in grids]
-    return Places(image, prior, sizes)
+    return Candidates(image, prior, label[image, prior], score[image, prior], sizes)
 
 
 def _best_iou(boxes: Tensor, labels: Tensor, image: Tensor, scene: Scene) -> Tensor:

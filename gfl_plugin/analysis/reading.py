@@ -6,9 +6,9 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 
 from ..errors import SetupError
-from ..functional.priors import PriorGrid
 from ..heads import GFLHead
-from ..targets import Targets
+from ..matches import GroundTruths, Matches
+from ..predictions import Predictions
 
 
 class Scene(NamedTuple):
@@ -49,12 +49,20 @@ def read_scenes(model, loader: Iterable, images: int) -> Iterator[Scene]:
                     [sample.ignored_instances for sample in samples], [sample.metainfo for sample in samples], samples)
 
 
-def find_targets(head: GFLHead, grids: Sequence[PriorGrid], scene: Scene) -> Targets:
-    """What training would take for positives, with ``valid`` as a mask in any case."""
-    targets = head.assign_targets(grids, scene.objects, scene.metas, scene.ignored)
-    if targets.valid is not None:
-        return targets
-    return targets._replace(valid=torch.ones_like(targets.label, dtype=torch.bool))
+class Found(NamedTuple):
+    """The priors that training would take as positives, and their objects."""
+    m: Matches  # K slots, with ``valid`` as a mask in any case
+    boxes: Tensor  # (K, 4) ground truth, pixels of the network's input
+    labels: Tensor  # (K,)
+
+
+def find_positives(head: GFLHead, pred: Predictions, scene: Scene) -> Found:
+    """The positives that training would take."""
+    truth: GroundTruths = head.ground_truths(pred.grids, scene.objects, scene.metas, scene.ignored)
+    m = head.match(pred, truth)
+    if m.valid is None:
+        m = m._replace(valid=torch.ones_like(m.gt, dtype=torch.bool))
+    return Found(m, truth.boxes[m.gt], truth.labels[m.gt])
 
 
 def image_shapes(scene: Scene) -> List[Sequence[int]]:

@@ -8,8 +8,10 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 
 from ..datasets import annotations as rules
+from ..errors import SetupError
 from ..functional.boxes import BELOW_LAST_BIN, clip_boxes, side_distances
 from ..functional.priors import read_priors
+from ..predictions import Predictions
 from .charts import Chart, Layer, Panel
 
 TOLERATED = 0.01  # share of targets that may be cut, or of objects without a positive
@@ -80,6 +82,14 @@ def objects_of_dataset(dataset) -> List[Objects]:
 
 # ---- numbers ----
 
+class _NoMaps:
+    """Stands for the head's maps, which this study does not compute."""
+
+    def __iter__(self):
+        raise SetupError('The assigner of this config looks at predictions, and this study makes none: take a config '
+                         'with gfl_plugin.ATSSAssigner')
+
+
 def read_reach(head, images: Iterable[Objects], resize: Resize) -> Reach:
     """What ``head`` would regress, by its own priors and assigner, of each image by itself.
 
@@ -99,15 +109,15 @@ def read_reach(head, images: Iterable[Objects], resize: Resize) -> Reach:
         padded = resize.pad(size)
         grids = head.prior_grids([torch.empty(1, 0, math.ceil(padded[1] / s[1]), math.ceil(padded[0] / s[0]))
                                   for s in strides])
-        targets = head.assign_targets(
-            grids, [InstanceData(bboxes=boxes, labels=torch.arange(len(boxes)))],  # a label each, to tell them apart
-            [dict(img_shape=size[::-1], pad_shape=padded[::-1])])
-        priors = read_priors(targets.places.cells(grids), grids)
-        distances = side_distances(priors.center, targets.box) / priors.stride.repeat(1, 2)
-        for level, part in zip(levels, distances.split(targets.places.sizes)):
+        truth = head.ground_truths(grids, [InstanceData(bboxes=boxes, labels=torch.zeros(len(boxes)).long())],
+                                   [dict(img_shape=size[::-1], pad_shape=padded[::-1])])
+        m = head.match(Predictions(_NoMaps(), _NoMaps(), None, grids), truth)
+        priors = read_priors(grids, m)
+        distances = side_distances(priors.center, truth.boxes[m.gt]) / priors.stride.repeat(1, 2)
+        for level, part in zip(levels, distances.split(m.sizes)):
             level.append(part)
         objects += len(boxes)
-        missed += len(boxes) - len(targets.label.unique())
+        missed += len(boxes) - len(m.gt.unique())
     return Reach([torch.cat(level) for level in levels], count, objects, missed)
 
 

@@ -1,4 +1,5 @@
-"""Assignment of ground truths to priors."""
-from .atss import Assignment, ATSSAssigner
+"""Third axis of the head: which priors are trained towards which ground truth. One file per assigner."""
+from .atss import ATSSAssigner
+from .task_aligned import TaskAlignedAssigner
 
-__all__ = ['ATSSAssigner', 'Assignment']
+__all__ = ['ATSSAssigner', 'TaskAlignedAssigner']

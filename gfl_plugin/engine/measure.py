@@ -27,8 +27,8 @@ from ..compat import ops
 from ..errors import SetupError
 from ..evaluation.coco_metric import evaluators
 from ..functional.nms import class_aware_nms
-from ..losses import sweep
-from ..losses.sweep import ClassCells
+from ..losses import fused_class_loss as fused
+from ..losses.closed_form import ClassTargets
 from .config import Options, load_config
 
 STRIDES = (8, 16, 32, 64, 128)
@@ -86,7 +86,7 @@ def describe_machine(device: str) -> Dict[str, str]:
         has_triton = importlib.util.find_spec('triton') is not None
         triton = metadata.version('triton') if has_triton else 'none'
         machine['cuda'] = (f'{torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}, triton {triton}, '
-                           f'{"used" if has_triton and sweep.USE_TRITON else "not used"}; '
+                           f'{"used" if has_triton and fused.USE_TRITON else "not used"}; '
                            f'convolutions in {"TF32" if torch.backends.cudnn.allow_tf32 else "fp32"} where not in bf16')
     return machine
 
@@ -247,13 +247,11 @@ def _head(options: Options) -> List[Row]:
         rows.append(Row('  peak memory beyond logits and gradients', *extra, 'MB', extra[1] / extra[0],
                         (extra[1] / extra[0], ) * 2))
 
-    cells = _places_of_positives(scores, 300, device)
-
-    quality, loss_cls = [torch.rand(len(c.label), device=device) for c in cells], ours.loss_cls
-    factor = torch.tensor(300.0, device=device)
+    targets, form = _random_targets_of(scores, 300, device), ours.loss_cls.closed_form
+    scale = torch.tensor(1 / 300, device=device)
 
     def qfl():
-        torch.autograd.grad(loss_cls.forward_maps(scores, cells, quality, None, factor), scores)
+        torch.autograd.grad(fused.fused_class_loss(form, scores, targets, [None] * len(scores), scale), scores)
 
     def copy_logits():
         return [m.detach().clone() for m in scores]
@@ -276,13 +274,14 @@ def _head(options: Options) -> List[Row]:
     return rows
 
 
-def _places_of_positives(maps: Sequence[Tensor], count: int, device: str) -> List[ClassCells]:
-    """``count`` different places in each map, or as many as there are."""
-    cells = []
+def _random_targets_of(maps: Sequence[Tensor], count: int, device: str) -> List[ClassTargets]:
+    """Random scores at ``count`` different places of each map, or at as many as there are."""
+    targets = []
     for m in maps:
         chosen = torch.randperm(m.numel())[:count].to(device)
-        cells.append(ClassCells(*torch.unravel_index(chosen, m.shape)))
-    return [ClassCells(*(c[i] for i in range(4))) for c in cells]
+        image, label, cell = torch.unravel_index(chosen, m.flatten(2).shape)
+        targets.append(ClassTargets(image, label, cell, torch.rand(len(chosen), device=device)))
+    return targets
 
 
 def _nms_alone(rounds: int, device: str) -> Row:

@@ -51,12 +51,6 @@ def delta_to_box(priors: Tensor, deltas: Tensor) -> Tensor:
     return torch.cat([center - half, center + half], -1)
 
 
-def box_to_delta(priors: Tensor, boxes: Tensor) -> Tensor:
-    """The deltas (..., 4) of boxes (..., 4) to prior boxes (..., 4): see :func:`delta_to_box`."""
-    size, wanted = priors[..., 2:] - priors[..., :2], boxes[..., 2:] - boxes[..., :2]
-    return torch.cat([(box_center(boxes) - box_center(priors)) / size, (wanted / size).log()], -1)
-
-
 def centerness(points: Tensor, boxes: Tensor) -> Tensor:
     """sqrt(min(l, r) / max(l, r) * min(t, b) / max(t, b)), (...) in [0, 1] (FCOS, arXiv:1904.01355, eq. 3).
 

@@ -1,6 +1,10 @@
-"""The regular grids of priors of a feature pyramid: one prior a cell, priors of all levels in one index 0..P-1."""
+"""The grids of priors of a feature pyramid.
+
+Each cell of a feature map has one prior. The priors of all levels share one index, 0..P-1: level by level, row by row.
+"""
 import math
-from typing import List, NamedTuple, Sequence, Tuple
+from types import SimpleNamespace
+from typing import List, NamedTuple, Optional, Protocol, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -20,13 +24,6 @@ class PriorGrid(NamedTuple):
     @property
     def size(self) -> int:
         return self.height * self.width
-
-    def boxes(self, device=None) -> Tensor:
-        """(H*W, 4) prior boxes in pixels, row by row."""
-        x = torch.arange(self.width, dtype=torch.float32, device=device) * self.stride[0]
-        y = torch.arange(self.height, dtype=torch.float32, device=device) * self.stride[1]
-        shift = torch.stack([x.repeat(self.height), y.repeat_interleave(self.width)], 1)
-        return torch.cat([shift, shift], 1) + torch.tensor(self.base).to(shift.device, non_blocking=True)
 
     def cells_in(self, image_shape: Sequence[int], pad_shape: Sequence[int], allowed_border: float) -> CellRange:
         """Cells whose prior may be used in one image of a batch: a rectangle, known without looking at the device.
@@ -49,13 +46,18 @@ class PriorGrid(NamedTuple):
 
 def stack_grids(sizes: Sequence[Tuple[int, int]], strides: Sequence[Tuple[float, float]],
                 bases: Sequence[Sequence[float]]) -> List[PriorGrid]:
-    """The grids of L levels, numbered on.
+    """The grids of L levels, numbered one after the other.
 
     Args:
         sizes: L heights and widths of the feature maps, in cells.
         strides: L strides (x, y), in pixels.
         bases: L boxes of the prior at cell (0, 0), in pixels.
+
+    Raises:
+        ValueError: The number of feature maps differs from the number of strides.
     """
+    if len(sizes) != len(strides):
+        raise ValueError(f'the head got {len(sizes)} feature maps, but its priors have {len(strides)} strides')
     grids, start = [], 0
     for (height, width), stride, base in zip(sizes, strides, bases):
         grids.append(PriorGrid(height, width, tuple(stride), tuple(base), start))
@@ -68,39 +70,47 @@ def num_priors(grids: Sequence[PriorGrid]) -> int:
     return grids[-1].start + grids[-1].size
 
 
-# The places of one level in its map (B, _, H, W): image, row and column, each (K_l,).
-Cells = Tuple[Tensor, Tensor, Tensor]
+def usable_priors(grids: Sequence[PriorGrid], ranges: Sequence[Sequence[CellRange]], device) -> Optional[Tensor]:
+    """(B, P) bool: whether a prior may be used in an image. ``None`` if every prior may be used in every image.
+
+    Args:
+        grids: L levels.
+        ranges: For each of B images, the usable cells of each level: see :meth:`PriorGrid.cells_in`.
+    """
+    everywhere = [(0, 0, g.width, g.height) for g in grids]
+    if all(list(r) == everywhere for r in ranges):
+        return None
+    limits = torch.tensor(ranges).to(device, non_blocking=True)  # (B, L, 4)
+    levels = []
+    for grid, limit in zip(grids, limits.unbind(1)):
+        x, y = torch.arange(grid.width, device=device), torch.arange(grid.height, device=device)
+        in_x = (x >= limit[:, None, 0]) & (x < limit[:, None, 2])
+        in_y = (y >= limit[:, None, 1]) & (y < limit[:, None, 3])
+        levels.append((in_y[:, :, None] & in_x[:, None]).flatten(1))
+    return torch.cat(levels, 1)
 
 
-class Places(NamedTuple):
-    """K priors of a batch, those of one level together."""
+class PriorIndex(Protocol):
+    """K priors of a batch, grouped by level. ``Matches`` and ``Candidates`` are such indices."""
     image: Tensor  # (K,) index of the image in the batch
     prior: Tensor  # (K,) index among the P priors
-    sizes: Sequence[int]  # L, how many of the K are of each level
-
-    def cells(self, grids: Sequence[PriorGrid]) -> List[Cells]:
-        """Where they are in the map of each of L levels."""
-        cells = []
-        for grid, image, prior in zip(grids, self.image.split(self.sizes), self.prior.split(self.sizes)):
-            index = prior - grid.start
-            row = index.div(grid.width, rounding_mode='floor')
-            cells.append((image, row, index.sub(row, alpha=grid.width)))
-        return cells
+    sizes: Sequence[int]  # L, how many of the K belong to each level; known on the host
 
 
-def read_maps(maps: Sequence[Tensor], cells: Sequence[Cells]) -> Tensor:
-    """(K, D) what L maps (B, D, H, W) hold at the cells, without a copy of the maps."""
-    return torch.cat([m.permute(0, 2, 3, 1)[cell] for m, cell in zip(maps, cells)])
+def read_maps(maps: Sequence[Tensor], grids: Sequence[PriorGrid], at: PriorIndex) -> Tensor:
+    """(K, D) values that L maps (B, D, H, W) hold at K priors, read without copying the maps."""
+    levels = zip(maps, grids, at.image.split(at.sizes), at.prior.split(at.sizes))
+    return torch.cat([m.flatten(2).transpose(1, 2)[image, prior - grid.start] for m, grid, image, prior in levels])
 
 
 class Priors(NamedTuple):
     """K priors in one unit, x before y."""
     center: Tensor  # (K, 2)
     size: Tensor  # (K, 2) width and height
-    stride: Tensor  # (K, 2) distance of neighbouring cells of the level
+    stride: Tensor  # (K, 2) distance between neighbouring cells of the level
 
     def in_strides(self) -> 'Priors':
-        """The same with the stride as the unit, so that nothing depends on the level."""
+        """The same priors with the stride of their level as the unit."""
         return Priors(self.center / self.stride, self.size / self.stride, torch.ones_like(self.stride))
 
     def boxes(self) -> Tensor:
@@ -108,20 +118,20 @@ class Priors(NamedTuple):
         return torch.cat([self.center - self.size / 2, self.center + self.size / 2], 1)
 
 
-def read_priors(cells: Sequence[Cells], grids: Sequence[PriorGrid]) -> Priors:
-    """The K priors at the cells, in pixels."""
-    device = cells[0][0].device
-    table = torch.tensor([[(g.base[0] + g.base[2]) / 2, (g.base[1] + g.base[3]) / 2,
-                           g.base[2] - g.base[0], g.base[3] - g.base[1], *g.stride] for g in grids])
-    sizes = [len(row) for _, row, _ in cells]
-    table = table.repeat_interleave(torch.tensor(sizes), 0, output_size=sum(sizes))
-    first, size, stride = table.to(device, non_blocking=True).split(2, 1)
-    row, column = (torch.cat(index) for index in list(zip(*cells))[1:])
-    steps = torch.stack([column, row], 1)
-    return Priors(first + steps * stride, size, stride)
+def read_priors(grids: Sequence[PriorGrid], at: PriorIndex) -> Priors:
+    """The K priors of an index, in pixels."""
+    table = torch.tensor([[(g.base[0] + g.base[2]) / 2, (g.base[1] + g.base[3]) / 2, g.base[2] - g.base[0],
+                           g.base[3] - g.base[1], *g.stride, g.start, g.width] for g in grids])
+    # One copy to the device, without waiting; P stays below 2**24, where fp32 counts exactly.
+    table = table.repeat_interleave(torch.tensor(at.sizes), 0, output_size=sum(at.sizes))
+    first, size, stride, place = table.to(at.prior.device, non_blocking=True).split(2, 1)
+    start, width = place.long().unbind(1)
+    cell = at.prior - start
+    row = cell.div(width, rounding_mode='floor')
+    return Priors(first + torch.stack([cell - row * width, row], 1) * stride, size, stride)
 
 
-def centers_and_strides(cells: Sequence[Cells], grids: Sequence[PriorGrid]) -> Tuple[Tensor, Tensor]:
-    """(K, 2) centres of the priors and (K, 2) strides of their levels, x and y, in pixels."""
-    priors = read_priors(cells, grids)
-    return priors.center, priors.stride
+def all_priors(grids: Sequence[PriorGrid], device=None) -> Priors:
+    """The P priors of all levels, in pixels."""
+    prior = torch.arange(num_priors(grids), device=device)
+    return read_priors(grids, SimpleNamespace(prior=prior, sizes=[g.size for g in grids]))

@@ -10,66 +10,66 @@ from mmdet.utils import ConfigType, InstanceList, MultiConfig, OptConfigType, Op
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from ..decode import select_candidates
+from ..candidates import select_candidates
 from ..functional.boxes import clip_boxes
 from ..functional.nms import class_aware_nms
-from ..functional.priors import Places, PriorGrid, num_priors, read_maps, read_priors, stack_grids
+from ..functional.priors import PriorGrid, PriorIndex, stack_grids
+from ..matches import GroundTruths, Matches, gather_positives
+from ..predictions import Peek, Predictions
 from ..registry import BOXES, MODELS, QUALITIES
-from ..targets import Positives, Targets, count_positives, weigh_positives, weight_of_ranges
-from .axes import build_kind, choose_kind
-from .one_by_one import assign_one_by_one
+from .kinds import build_kind, choose_kind, require_assigner
+from .mmdet_assigners import match_by_image, require_arguments
 
 
 @MODELS.register_module()
 class GFLHead(AnchorHead):
-    """A dense head along two axes: what the classification score means, and what a side of a box is.
+    """A dense head with three axes: what the classification score means, what a box side is, and who is trained.
 
-    By default, JointQuality and GeneralDistribution, it is GFL and a drop-in for MMDetection's GFLHead: the same
-    arguments, state dict, losses and detections; with CenternessBranch and DiracDelta it is its ATSSHead. Losses,
-    assigner and coder may be MMDetection's or the plugin's; with ``gfl_plugin.ATSSAssigner`` a batch is assigned at
-    once, with the plugin's classification losses the class logits are swept once, in their own layout.
+    The defaults, JointQuality and GeneralDistribution, make it GFL. It is then a drop-in for MMDetection's GFLHead,
+    with the same arguments, state dict, losses and detections. CenternessBranch and DiracDelta make it MMDetection's
+    ATSSHead. Losses, assigner and coder may be MMDetection's or the plugin's. The plugin's assigners match a whole batch
+    at once, and its classification losses are computed on the class maps as they are.
 
     Args:
         num_classes: C.
         in_channels: Channels of each feature map.
-        stacked_convs: Convolutions of each of the two towers.
+        stacked_convs: Convolutions in each of the two towers.
         conv_cfg, norm_cfg: Of the towers.
         loss_bbox: Loss of decoded boxes, in strides.
-        loss_cls: Classification loss of the default quality (QFL); another one brings its own.
-        loss_dfl, bbox_coder, reg_max: Of the default kind of box: loss of its distributions (DFL), what encodes and
-            decodes distances, and n, the largest bin; a side is at most n strides from the centre of its prior.
-        init_cfg: Initialization; by default that of the paper, with scores of 0.01 to start with.
-        quality: One of :mod:`gfl_plugin.heads.quality`, as a config or by its type alone.
-        box: One of :mod:`gfl_plugin.heads.box`, likewise.
+        loss_cls: Classification loss of the default quality (QFL). Any other quality has its own argument.
+        loss_dfl, bbox_coder, reg_max: Arguments of the default box: the loss of its distributions (DFL), the coder, and
+            n, the largest bin. A side is at most n strides from the centre of its prior.
+        init_cfg: Initialization. By default the paper's, where every class score starts at 0.01.
+        quality: One of :mod:`gfl_plugin.quality`, as a config or by its type alone.
+        box: One of :mod:`gfl_plugin.box`, likewise.
+        kwargs: Arguments of MMDetection's AnchorHead. ``train_cfg.assigner`` is one of :mod:`gfl_plugin.assigners` or
+            MMDetection's.
 
     Raises:
-        SetupError: ``quality`` or ``box`` is none of the kinds there are, or comes with arguments of the default one.
-        ValueError: The anchor generator gives more than one prior a cell, or a kind refuses its arguments.
+        SetupError: ``quality``, ``box`` or the assigner does not exist, does not fit the others, or comes with arguments
+            of the default.
+        ValueError: The anchor generator gives more than one prior per cell, or a kind refuses its arguments.
     """
 
-    def __init__(self,
-                 num_classes: int,
-                 in_channels: int,
-                 stacked_convs: int = 4,
-                 conv_cfg: OptConfigType = None,
+    def __init__(self, num_classes: int, in_channels: int, stacked_convs: int = 4, conv_cfg: OptConfigType = None,
                  norm_cfg: ConfigType = dict(type='GN', num_groups=32, requires_grad=True),
                  loss_cls: OptConfigType = None,
                  loss_bbox: ConfigType = dict(type='gfl_plugin.GIoULoss', loss_weight=2.0),
-                 loss_dfl: OptConfigType = None,
-                 bbox_coder: OptConfigType = None,
-                 reg_max: Optional[int] = None,
-                 init_cfg: MultiConfig = None,
-                 quality: Union[OptConfigType, str] = None,
-                 box: Union[OptConfigType, str] = None,
-                 **kwargs) -> None:
+                 loss_dfl: OptConfigType = None, bbox_coder: OptConfigType = None, reg_max: Optional[int] = None,
+                 init_cfg: MultiConfig = None, quality: Union[OptConfigType, str] = None,
+                 box: Union[OptConfigType, str] = None, **kwargs) -> None:
         self.stacked_convs, self.conv_cfg, self.norm_cfg = stacked_convs, conv_cfg, norm_cfg
-        self.axes = (choose_kind('quality', quality, 'JointQuality', loss_cls=loss_cls),
-                     choose_kind('box', box, 'GeneralDistribution', loss_dfl=loss_dfl, bbox_coder=bbox_coder,
-                                 reg_max=reg_max))
-        # The class loss and the coder, which MMDetection builds here, are the kinds' (_init_layers).
+        self.kinds = (choose_kind('quality', quality, 'JointQuality', loss_cls=loss_cls),
+                      choose_kind('box', box, 'GeneralDistribution', loss_dfl=loss_dfl, bbox_coder=bbox_coder,
+                                  reg_max=reg_max))
+        if kwargs.get('train_cfg'):
+            require_assigner(kwargs['train_cfg']['assigner'])
+        # MMDetection builds a class loss and a coder here; those of the quality and the box replace them below.
         super().__init__(num_classes, in_channels, loss_bbox=loss_bbox, init_cfg=init_cfg,
                          loss_cls=dict(type='gfl_plugin.QualityFocalLoss', use_sigmoid=True), **kwargs)
         self.loss_cls, self.bbox_coder = self.quality.loss_cls, self.box.bbox_coder
+        if self.train_cfg and not hasattr(self.assigner, 'match'):
+            require_arguments(self.assigner)
         if init_cfg is None:
             self.init_cfg = dict(
                 type='Normal', layer='Conv2d', std=0.01,
@@ -81,11 +81,13 @@ class GFLHead(AnchorHead):
                              f'{self.prior_generator.num_base_priors}: one ratio, one scale per octave')
         # Read once: numbers on the host, whatever is traced.
         self.prior_bases = [base[0].tolist() for base in self.prior_generator.base_anchors]
-        self.quality, self.box = (build_kind(*kind) for kind in zip((QUALITIES, BOXES), self.axes))
+        self.quality, self.box = (build_kind(*kind) for kind in zip((QUALITIES, BOXES), self.kinds))
+        self.quality.check(self.box)
         self.cls_convs, self.reg_convs = self._tower(), self._tower()
+        # The head registers the layers of its kinds, so that they have the names of published checkpoints.
         for name, layer in {**self.quality.layers(self.feat_channels, self.num_classes),
                             **self.box.layers(self.feat_channels)}.items():
-            self.add_module(name, layer)  # here rather than in the kinds, for the names that checkpoints have
+            self.add_module(name, layer)
         self.scales = nn.ModuleList(Scale(1.0) for _ in self.prior_generator.strides)
 
     def _tower(self) -> nn.ModuleList:
@@ -94,81 +96,90 @@ class GFLHead(AnchorHead):
                        conv_cfg=self.conv_cfg, norm_cfg=self.norm_cfg) for i in range(self.stacked_convs))
 
     def forward(self, x: Sequence[Tensor]) -> Tuple[List[Tensor], ...]:
-        """L feature maps (B, in_channels, H, W) to L score logits (B, C, H, W) and L box maps (B, D, H, W).
+        """Predict the maps of L levels from L feature maps (B, in_channels, H, W).
 
-        And, where the quality has a branch, to L of its logits (B, 1, H, W).
+        Returns:
+            L class maps (B, C, H, W), logits; L box maps (B, D, H, W), fp32; and, if the quality has a branch, L of its
+            maps (B, 1, H, W), logits.
         """
         return tuple(map(list, zip(*map(self.forward_single, x, self.scales))))
 
     def forward_single(self, x: Tensor, scale: Scale) -> Tuple[Tensor, ...]:
+        """:meth:`forward` of one level."""
         cls_feat = reg_feat = x
         for cls_conv, reg_conv in zip(self.cls_convs, self.reg_convs):
             cls_feat, reg_feat = cls_conv(cls_feat), reg_conv(reg_feat)
-        maps = [getattr(self, self.quality.cls_layer)(cls_feat),
-                scale(getattr(self, self.box.reg_layer)(reg_feat)).float()]
-        if self.quality.branch_layer is not None:
-            maps.append(getattr(self, self.quality.branch_layer)(reg_feat))
-        return tuple(maps)
+        box_map = scale(self.box.maps(self, reg_feat)).float()
+        cls_map, *branch = self.quality.maps(self, cls_feat, reg_feat, box_map)
+        return cls_map, box_map, *branch
 
     def prior_grids(self, maps: Sequence[Tensor]) -> List[PriorGrid]:
-        """The grid of priors of each of L maps (B, _, H, W)."""
+        """The grid of priors of each of L maps (B, _, H, W).
+
+        Raises:
+            ValueError: The number of maps differs from the number of strides.
+        """
         return stack_grids([m.shape[-2:] for m in maps], self.prior_generator.strides, self.prior_bases)
+
+    def predictions(self, cls_scores: Sequence[Tensor], bbox_preds: Sequence[Tensor],
+                    branch: Optional[Sequence[Tensor]] = None) -> Predictions:
+        """The maps of :meth:`forward` with their grids."""
+        return Predictions(cls_scores, bbox_preds, branch, self.prior_grids(cls_scores))
 
     # ---- training ----
 
-    def loss_by_feat(self, cls_scores: List[Tensor], bbox_preds: List[Tensor], *inputs, **named) -> Dict[str, Tensor]:
-        """The losses of a batch, each a scalar over all levels (MMDetection's lists, summed).
+    def loss_by_feat(self, cls_scores: List[Tensor], bbox_preds: List[Tensor], *inputs,
+                     **named) -> Dict[str, List[Tensor]]:
+        """The losses of a batch: MMDetection's interface to :meth:`losses`.
 
         Args:
             cls_scores, bbox_preds: From :meth:`forward`.
-            inputs, named: What MMDetection gives next: the branch's maps, if the quality has one, and then what
-                :meth:`losses` takes.
-        """
-        if self.quality.branch_layer is None:
-            return self.losses(cls_scores, bbox_preds, None, *inputs, **named)
-        return self.losses(cls_scores, bbox_preds, *inputs, **named)
+            inputs, named: What MMDetection gives next: the branch's maps, if the quality has a branch, and then the
+                arguments of :meth:`losses`.
 
-    def losses(self, cls_scores: List[Tensor], bbox_preds: List[Tensor], branch: Optional[List[Tensor]],
-               batch_gt_instances: InstanceList, batch_img_metas: List[dict],
+        Returns:
+            Each loss as a list of one scalar. MMDetection gives lists over levels, and its users sum them.
+        """
+        branch, inputs = (inputs[0], inputs[1:]) if self.quality.has_branch else (None, inputs)
+        with torch.autocast(cls_scores[0].device.type, enabled=False):  # losses are computed in fp32
+            losses = self.losses(self.predictions(cls_scores, bbox_preds, branch), *inputs, **named)
+        return {name: [loss] for name, loss in losses.items()}
+
+    def losses(self, pred: Predictions, batch_gt_instances: InstanceList, batch_img_metas: List[dict],
                batch_gt_instances_ignore: OptInstanceList = None) -> Dict[str, Tensor]:
-        """Those of the quality, of the decoded boxes, and of the kind of box.
+        """All losses of a batch, in the order of eq. 8: classification (L_Q), boxes (L_B), and the box's own (L_D).
 
         Args:
-            cls_scores, bbox_preds, branch: From :meth:`forward`.
+            pred: Predictions of B images.
             batch_gt_instances: B instances with ``bboxes`` (G, 4), pixels, and ``labels`` (G,).
             batch_img_metas: B dicts with ``img_shape`` and ``pad_shape``.
             batch_gt_instances_ignore: B instances with ``bboxes`` to be ignored.
 
+        Returns:
+            Named scalars, fp32.
+
         Raises:
-            ValueError: No prior of an image may be used, for ``allowed_border``.
+            ValueError: No prior of an image may be used, because of ``allowed_border``.
         """
-        with torch.autocast(cls_scores[0].device.type, enabled=False):
-            grids = self.prior_grids(cls_scores)
-            targets = self.assign_targets(grids, batch_gt_instances, batch_img_metas, batch_gt_instances_ignore)
-            positives = self._positives(bbox_preds, grids, targets)
-            losses, weight = self.quality(cls_scores, branch, targets, positives)
-            if targets.valid is not None:
-                weight = weight * targets.valid
-            factor = reduce_mean(weight.sum()).clamp(min=1)
-            losses['loss_bbox'] = self.loss_bbox(positives.decoded, positives.box, weight=weight,
-                                                 avg_factor=1.0) / factor
-            losses.update(self.box.losses(positives, weight, factor))
-            return losses
+        truth = self.ground_truths(pred.grids, batch_gt_instances, batch_img_metas, batch_gt_instances_ignore)
+        m = self.match(pred, truth)
+        at = gather_positives(pred, m, truth, self.box)
+        score, weight = self.quality.targets(pred, m, at)
+        if m.valid is not None:
+            weight = weight.where(m.valid, 0)  # not a product: NaN * 0 is NaN
+        # The number of positives and the sum of weights, averaged over ranks. Both stay on the device.
+        n_cls, n_box = reduce_mean(torch.stack([m.norm, weight.sum()])).clamp(min=1).unbind()
+        losses = self.quality.losses(pred, m, at, score, n_cls)
+        losses['loss_bbox'] = self.loss_bbox(at.decoded, at.gt_boxes, weight=weight, avg_factor=1.0) / n_box
+        losses.update(self.box.losses(at, weight, n_box))
+        return losses
 
-    def _positives(self, bbox_preds: List[Tensor], grids: List[PriorGrid], targets: Targets) -> Positives:
-        cells = targets.places.cells(grids)
-        in_pixels = read_priors(cells, grids)
-        # In strides, so that no loss depends on the level.
-        priors, box = in_pixels.in_strides(), targets.box / in_pixels.stride.repeat(1, 2)
-        raw = read_maps(bbox_preds, cells).float()
-        return Positives(cells, priors, raw, self.box.decode(raw, priors), box)
-
-    def assign_targets(self, grids: List[PriorGrid], batch_gt_instances: InstanceList, batch_img_metas: List[dict],
-                       batch_gt_instances_ignore: OptInstanceList = None) -> Targets:
-        """The positives of a batch on L grids, and what they are trained towards; arguments as of :meth:`losses`.
+    def ground_truths(self, grids: List[PriorGrid], batch_gt_instances: InstanceList, batch_img_metas: List[dict],
+                      batch_gt_instances_ignore: OptInstanceList = None) -> GroundTruths:
+        """Join the objects of B images; arguments as those of :meth:`losses`.
 
         Raises:
-            ValueError: No prior of an image may be used, for ``allowed_border``.
+            ValueError: No prior of an image may be used, because of ``allowed_border``.
         """
         border = self.train_cfg['allowed_border']
         ranges = [[g.cells_in(meta['img_shape'][:2], meta['pad_shape'][:2], border) for g in grids]
@@ -177,69 +188,55 @@ class GFLHead(AnchorHead):
             if not any(x1 > x0 and y1 > y0 for x0, y0, x1, y1 in image_ranges):
                 raise ValueError(f'no prior lies within allowed_border={border} pixels of an image of '
                                  f'{tuple(meta["img_shape"][:2])}: set allowed_border=-1')
-        boxes = [get_box_tensor(gt.bboxes) for gt in batch_gt_instances]
-        device = boxes[0].device
-        gt_boxes = torch.cat(boxes).float()
-        gt_labels = torch.cat([gt.labels for gt in batch_gt_instances])
-        ignores = batch_gt_instances_ignore or [None] * len(boxes)
+        ignored = [None if gt is None or not len(gt.bboxes) else get_box_tensor(gt.bboxes)
+                   for gt in batch_gt_instances_ignore or [None] * len(ranges)]
+        return GroundTruths.of([get_box_tensor(gt.bboxes) for gt in batch_gt_instances],
+                               [gt.labels for gt in batch_gt_instances], ignored, ranges, self.num_classes)
 
-        if self._assigns_batches(ignores):
-            gt_image = torch.arange(len(boxes)).repeat_interleave(
-                torch.tensor([len(b) for b in boxes]), output_size=len(gt_boxes)).to(device, non_blocking=True)
-            assignment = self.assigner.assign_batch(grids, ranges, gt_boxes, gt_image)
-            weight = weight_of_ranges(grids, ranges, device)
-            factor = count_positives(assignment.places.image, assignment.valid, len(boxes))
+    @torch.no_grad()
+    def match(self, pred: Predictions, truth: GroundTruths) -> Matches:
+        """Match priors to the ground truths of a batch, by ``train_cfg.assigner``."""
+        peek = Peek(pred, self.box)
+        # Ignored boxes take priors out of the regular grid, which ATSS for a batch relies on.
+        is_regular = getattr(self.assigner, 'ignore_iof_thr', 0) <= 0 or all(boxes is None for boxes in truth.ignored)
+        if hasattr(self.assigner, 'match') and type(self.sampler) is PseudoSampler and is_regular:
+            m = self.assigner.match(pred.grids, truth, peek)
         else:
-            instances = [InstanceData(bboxes=b, labels=gt.labels) for b, gt in zip(boxes, batch_gt_instances)]
-            assignment, weight, factor = assign_one_by_one(self.assigner, self.sampler, grids, ranges, instances,
-                                                           ignores)
-        if self.train_cfg['pos_weight'] > 0:
-            weight = weigh_positives(weight, assignment, self.train_cfg['pos_weight'], (len(boxes), num_priors(grids)))
-        return Targets(assignment.places, gt_boxes[assignment.gt], gt_labels[assignment.gt], assignment.valid, weight,
-                       reduce_mean(factor))
-
-    def _assigns_batches(self, ignores: Sequence[Optional[InstanceData]]) -> bool:
-        if not hasattr(self.assigner, 'assign_batch') or type(self.sampler) is not PseudoSampler:
-            return False
-        # Ignored regions take priors out of the regular grid.
-        return self.assigner.ignore_iof_thr <= 0 or all(i is None or not len(i.bboxes) for i in ignores)
+            m = match_by_image(self.assigner, self.sampler, pred.grids, truth, peek)
+        pos_weight = self.train_cfg['pos_weight']
+        return m if pos_weight <= 0 else m.with_pos_weight(pos_weight, pred.grids, len(truth.counts))
 
     # ---- prediction ----
 
-    def predict_by_feat(self,
-                        cls_scores: List[Tensor],
-                        bbox_preds: List[Tensor],
-                        score_factors: Optional[List[Tensor]] = None,
-                        batch_img_metas: Optional[List[dict]] = None,
-                        cfg: OptConfigType = None,
-                        rescale: bool = False,
-                        with_nms: bool = True) -> InstanceList:
+    def predict_by_feat(self, cls_scores: List[Tensor], bbox_preds: List[Tensor],
+                        score_factors: Optional[List[Tensor]] = None, batch_img_metas: Optional[List[dict]] = None,
+                        cfg: OptConfigType = None, rescale: bool = False, with_nms: bool = True) -> InstanceList:
         """Detections of each image, best first.
 
         Args:
             cls_scores, bbox_preds: From :meth:`forward`.
-            score_factors: The branch's maps, if the quality has one.
+            score_factors: The branch's maps, if the quality has a branch.
             batch_img_metas: B dicts with ``img_shape`` and, for ``rescale``, ``scale_factor``.
-            cfg: Instead of ``test_cfg``.
+            cfg: Replaces ``test_cfg``.
             rescale: Whether boxes are in pixels of the original image rather than of the network's input.
-            with_nms: Without it, all candidates (test-time augmentation merges them first).
+            with_nms: Without it, all candidates are returned (test-time augmentation merges them first).
 
         Returns:
             B instances with ``bboxes`` (N, 4), ``scores`` (N,) and ``labels`` (N,).
         """
         cfg = self.test_cfg if cfg is None else cfg
-        cls_scores, bbox_preds = ([m.detach() for m in maps] for maps in (cls_scores, bbox_preds))
-        grids = self.prior_grids(cls_scores)
-        found = select_candidates(cls_scores, grids, cfg.get('score_thr', 0), cfg.get('nms_pre', -1))
-        image, scores, labels = found.places.image, found.score, found.label
-        if score_factors is not None:  # after the threshold and the choice of the best: as in MMDetection
-            scores = scores * read_maps(score_factors, found.places.cells(grids)).detach().float()[:, 0].sigmoid()
-        boxes = self.boxes_at(bbox_preds, grids, found.places, [meta['img_shape'][:2] for meta in batch_img_metas])
+        pred = self.predictions(*(maps if maps is None else [m.detach() for m in maps]
+                                  for maps in (cls_scores, bbox_preds, score_factors)))
+        found = select_candidates(pred, cfg.get('score_thr', 0), cfg.get('nms_pre', -1))
+        image, scores, labels = found.image, found.score, found.label
+        if pred.branch is not None:  # after the threshold and the choice of the best, as in MMDetection
+            scores = scores * pred.branch_at(found).sigmoid()
+        boxes = self.boxes_at(pred, found, [meta['img_shape'][:2] for meta in batch_img_metas])
         if rescale:
             factors = boxes.new_tensor([[1 / s for s in meta['scale_factor']] for meta in batch_img_metas])
             boxes = boxes * factors.repeat(1, 2)[image]
 
-        usable = boxes.isfinite().all(1)  # from features that are not
+        usable = boxes.isfinite().all(1) & scores.isfinite()  # NaN or inf features decode to NaN boxes: drop them
         if cfg.get('min_bbox_size', -1) >= 0:
             usable &= (boxes[:, 2:] - boxes[:, :2] > cfg.min_bbox_size).all(1)
         keep = usable.nonzero()[:, 0]
@@ -252,29 +249,19 @@ class GFLHead(AnchorHead):
         counts = image[keep].bincount(minlength=len(batch_img_metas)).tolist()
         results = [InstanceData(**dict(zip(fields, parts)))
                    for parts in zip(*(field.split(counts) for field in fields.values()))]
-        if with_nms and not _is_plain(cfg.nms):  # soft-NMS and others of mmcv, an image at a time
+        if with_nms and not _is_plain(cfg.nms):  # mmcv's soft-NMS and others take one image at a time
             results = [self._bbox_post_process(result, cfg, False, True, meta)
                        for result, meta in zip(results, batch_img_metas)]
         return results
 
-    @staticmethod
-    def scores_of_all(cls_scores: List[Tensor], score_factors: Optional[List[Tensor]] = None) -> Tensor:
-        """(B, P, C) what detections are ranked by, of every prior and class, from the maps of :meth:`forward`."""
-        scores = torch.cat([m.flatten(2) for m in cls_scores], 2).float().sigmoid()
-        if score_factors is not None:
-            scores = scores * torch.cat([m.flatten(2) for m in score_factors], 2).float().sigmoid()
-        return scores.transpose(1, 2)
-
-    def boxes_at(self, bbox_preds: List[Tensor], grids: List[PriorGrid], places: Places,
-                 img_shapes: Sequence[Sequence[int]]) -> Tensor:
-        """(K, 4) boxes of detections, in pixels, at the places, cut to their images of heights and widths (B, 2)."""
-        cells = places.cells(grids)
-        boxes = self.box.detect(read_maps(bbox_preds, cells), read_priors(cells, grids))
+    def boxes_at(self, pred: Predictions, at: PriorIndex, img_shapes: Sequence[Sequence[int]]) -> Tensor:
+        """(K, 4) boxes of detections at K priors, in pixels, cut to their images of heights and widths (B, 2)."""
+        boxes = self.box.detect(pred.box_at(at), pred.priors_at(at))
         if not getattr(self.bbox_coder, 'clip_border', True):
             return boxes
-        return clip_boxes(boxes, torch.tensor(img_shapes).to(boxes.device, non_blocking=True)[places.image])
+        return clip_boxes(boxes, torch.tensor(img_shapes).to(boxes.device, non_blocking=True)[at.image])
 
 
 def _is_plain(nms: ConfigType) -> bool:
-    """Whether a config of mmcv's NMS asks for what :func:`class_aware_nms` does."""
+    """Whether :func:`class_aware_nms` does what a config of mmcv's NMS asks for."""
     return nms.get('type', 'nms') == 'nms' and nms.keys() <= {'type', 'iou_threshold', 'class_agnostic', 'split_thr'}

@@ -1,18 +1,21 @@
 """Focal Loss (arXiv:1708.02002, eq. 5)."""
-from typing import Optional, Sequence
+from typing import Optional
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..registry import MODELS
+from .closed_form import ClosedForm
 from .generalized_focal import modulate
-from .sweep import ClassCells, MapLoss, dense_target, loss_of_maps
-from .weighting import reduce_loss
+from .weighting import WeightedLoss, dense_target
 
 
 def focal_loss(logits: Tensor, target: Tensor, gamma: float = 2.0, alpha: float = 0.25) -> Tensor:
     """FL = -alpha_t (1 - p_t)^gamma log p_t: (...), eq. 5.
+
+    Training does not run this function. It runs the closed form of the same loss in :mod:`.fused_class_loss`; a test
+    ties the two.
 
     Args:
         logits: (...), p is their sigmoid; p_t is p where the target is 1, and 1 - p where it is 0.
@@ -22,29 +25,28 @@ def focal_loss(logits: Tensor, target: Tensor, gamma: float = 2.0, alpha: float 
     """
     logits, target = logits.float(), target.float()
     alpha_t = alpha * target + (1 - alpha) * (1 - target)
-    # |y - p| is 1 - p_t for y in {0, 1}, with no difference of nearly equal numbers.
+    # |y - p| is 1 - p_t for y in {0, 1}, without subtracting nearly equal numbers.
     modulating = modulate((target - logits.sigmoid()).abs(), gamma)
     return alpha_t * modulating * F.binary_cross_entropy_with_logits(logits, target, reduction='none')
 
 
 @MODELS.register_module()
-class FocalLoss(nn.Module):
-    """FL of N priors and C classes; arguments as MMDetection's.
+class FocalLoss(WeightedLoss):
+    """FL of N priors and C classes. Arguments are MMDetection's.
 
     Args:
         use_sigmoid: Must be True; MMDetection's heads read it.
         gamma: Exponent of the modulating factor, >= 0.
-        alpha: Weight of a prior's own class, in [0, 1]; that of all others is 1 - alpha.
-        reduction: ``'none'``, ``'mean'`` or ``'sum'``.
-        loss_weight: What the loss is multiplied by.
+        alpha: Weight of a prior's own class, in [0, 1]. The weight of all others is 1 - alpha.
+        reduction, loss_weight: See :class:`WeightedLoss`.
 
     Raises:
-        ValueError: ``use_sigmoid`` is False, ``gamma`` negative or ``alpha`` outside [0, 1].
+        ValueError: ``use_sigmoid`` is False, ``gamma`` is negative or ``alpha`` outside [0, 1].
     """
 
     def __init__(self, use_sigmoid: bool = True, gamma: float = 2.0, alpha: float = 0.25, reduction: str = 'mean',
                  loss_weight: float = 1.0) -> None:
-        super().__init__()
+        super().__init__(reduction, loss_weight)
         if not use_sigmoid:
             raise ValueError('FocalLoss is defined on sigmoids: use_sigmoid must be True')
         if gamma < 0:
@@ -52,7 +54,16 @@ class FocalLoss(nn.Module):
         if not 0 <= alpha <= 1:
             raise ValueError(f'alpha={alpha} is outside [0, 1]')
         self.use_sigmoid, self.gamma, self.alpha = use_sigmoid, gamma, alpha
-        self.reduction, self.loss_weight = reduction, loss_weight
+
+    @property
+    def closed_form(self) -> Optional[ClosedForm]:
+        """What the head computes in place of :meth:`forward`.
+
+        ``None`` where :meth:`forward` must run: for a subclass, or another reduction than the mean.
+        """
+        if type(self) is not FocalLoss or self.reduction != 'mean':
+            return None
+        return ClosedForm(self.gamma, self.gamma, 1 - self.alpha, (self.alpha, 0.0))
 
     def forward(self, pred: Tensor, target: Tensor, weight: Optional[Tensor] = None, avg_factor=None,
                 reduction_override: Optional[str] = None) -> Tensor:
@@ -60,20 +71,14 @@ class FocalLoss(nn.Module):
 
         Args:
             pred: (N, C) logits.
-            target: (N,) labels, C or negative for background; or (N, C) of 0 or 1.
+            target: (N,) labels, where others than 0..C-1 mean background; or (N, C) of 0 or 1.
             weight: (N,) or (N, C).
             avg_factor: Divisor of the sum for ``'mean'``.
-            reduction_override: Instead of ``reduction``.
+            reduction_override: Replaces ``reduction``.
         """
+        reduction = self.choose_reduction(reduction_override)
         if target.dim() < pred.dim():
             target = dense_target(target, torch.ones_like(target), pred.shape[1])
         if weight is not None and weight.dim() < pred.dim():
             weight = weight[:, None]
-        loss = focal_loss(pred, target, self.gamma, self.alpha)
-        return self.loss_weight * reduce_loss(loss, weight, avg_factor, reduction_override or self.reduction)
-
-    def forward_maps(self, maps: Sequence[Tensor], cells: Sequence[ClassCells], target: Sequence[Tensor],
-                     weight: Optional[Sequence[Tensor]], avg_factor: Tensor) -> Tensor:
-        """The same loss, averaged, of L class maps in their own layout: see :func:`loss_of_map`."""
-        kind = MapLoss(self.gamma, self.gamma, 1 - self.alpha, (self.alpha, 0.0))
-        return loss_of_maps(kind, maps, cells, target, weight, avg_factor, self.loss_weight)
+        return self.reduce(focal_loss(pred, target, self.gamma, self.alpha), weight, avg_factor, reduction)

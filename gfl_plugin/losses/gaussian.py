@@ -2,18 +2,18 @@
 import math
 from typing import Optional
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..registry import MODELS
-from .weighting import reduce_loss
+from .weighting import WeightedLoss
 
 HALF_LOG_2_PI = 0.5 * math.log(2 * math.pi)
 
 
 def gaussian_nll_loss(mean: Tensor, log_spread: Tensor, target: Tensor) -> Tensor:
-    """NLL = (y - mu)^2 / (2 s^2) + log s + log(2 pi) / 2: (...). For a given mu least at s = |y - mu|.
+    """NLL = (y - mu)^2 / (2 s^2) + log s + log(2 pi) / 2: (...). For a given mu the minimum is at s = |y - mu|.
 
-    It is negative where a density is above 1: a good and confident prediction.
+    It is negative where the density is above 1, that is, for a good and confident prediction.
 
     Args:
         mean: (...) mu, in the unit of the target.
@@ -25,20 +25,11 @@ def gaussian_nll_loss(mean: Tensor, log_spread: Tensor, target: Tensor) -> Tenso
 
 
 @MODELS.register_module()
-class GaussianNLLLoss(nn.Module):
-    """Negative log-likelihood of N sides.
-
-    Args:
-        reduction: ``'none'``, ``'mean'`` or ``'sum'``.
-        loss_weight: What the loss is multiplied by.
-    """
-
-    def __init__(self, reduction: str = 'mean', loss_weight: float = 1.0) -> None:
-        super().__init__()
-        self.reduction, self.loss_weight = reduction, loss_weight
+class GaussianNLLLoss(WeightedLoss):
+    """Negative log-likelihood of N sides. Arguments: see :class:`WeightedLoss`."""
 
     def forward(self, mean: Tensor, log_spread: Tensor, target: Tensor, weight: Optional[Tensor] = None,
                 avg_factor=None, reduction_override: Optional[str] = None) -> Tensor:
         """All (N,), in one unit; ``weight`` (N,)."""
-        loss = gaussian_nll_loss(mean, log_spread, target)
-        return self.loss_weight * reduce_loss(loss, weight, avg_factor, reduction_override or self.reduction)
+        reduction = self.choose_reduction(reduction_override)
+        return self.reduce(gaussian_nll_loss(mean, log_spread, target), weight, avg_factor, reduction)

@@ -1,12 +1,12 @@
 """Generalized Focal Loss in its unified form (GFL, arXiv:2006.04388, eq. 7)."""
-from typing import Optional
+from typing import Optional, Tuple, Union
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..registry import MODELS
-from .weighting import reduce_loss
+from .weighting import WeightedLoss, dense_target
 
 
 def generalized_focal_loss(log_p_left: Tensor, log_p_right: Tensor, target: Tensor, y_left, y_right,
@@ -40,14 +40,13 @@ def modulate(distance: Tensor, beta: float) -> Tensor:
 
 
 @MODELS.register_module()
-class GeneralizedFocalLoss(nn.Module):
+class GeneralizedFocalLoss(WeightedLoss):
     """The unified loss between two neighbouring values, on a logit: p_r = sigmoid(logit), p_l = 1 - p_r.
 
     Args:
-        y_left, y_right: The two values; (0, 1) gives QFL, and FL (without alpha) where the targets are 0 or 1.
+        y_left, y_right: The two values. (0, 1) gives QFL, and FL (without alpha) if the targets are 0 or 1.
         beta: Exponent of the modulating factor, >= 0.
-        reduction: ``'none'``, ``'mean'`` or ``'sum'``.
-        loss_weight: What the loss is multiplied by.
+        reduction, loss_weight: See :class:`WeightedLoss`.
 
     Raises:
         ValueError: ``beta`` is negative or ``y_left`` not below ``y_right``.
@@ -55,18 +54,23 @@ class GeneralizedFocalLoss(nn.Module):
 
     def __init__(self, y_left: float = 0.0, y_right: float = 1.0, beta: float = 2.0, reduction: str = 'mean',
                  loss_weight: float = 1.0) -> None:
-        super().__init__()
+        super().__init__(reduction, loss_weight)
         if beta < 0:
             raise ValueError(f'beta={beta} is negative')
         if y_left >= y_right:
             raise ValueError(f'y_left={y_left} is not below y_right={y_right}')
         self.y_left, self.y_right, self.beta = y_left, y_right, beta
-        self.reduction, self.loss_weight = reduction, loss_weight
 
-    def forward(self, pred: Tensor, target: Tensor, weight: Optional[Tensor] = None, avg_factor=None,
-                reduction_override: Optional[str] = None) -> Tensor:
-        """``pred`` is (...) logits, ``target`` (...) in [y_left, y_right]."""
+    def forward(self, pred: Tensor, target: Union[Tensor, Tuple[Tensor, Tensor]], weight: Optional[Tensor] = None,
+                avg_factor=None, reduction_override: Optional[str] = None) -> Tensor:
+        """``pred`` is (...) logits, ``target`` (...) in [y_left, y_right].
+
+        As a classification loss: ``pred`` is (N, C), ``target`` a pair of labels and scores (N,), ``weight`` (N,).
+        """
+        reduction = self.choose_reduction(reduction_override)
+        if not isinstance(target, Tensor):
+            target, weight = dense_target(*target, pred.shape[1]), None if weight is None else weight[:, None]
         pred, target = pred.float(), target.float()
         loss = generalized_focal_loss(F.logsigmoid(-pred), F.logsigmoid(pred), target, self.y_left, self.y_right,
                                       self.beta)
-        return self.loss_weight * reduce_loss(loss, weight, avg_factor, reduction_override or self.reduction)
+        return self.reduce(loss, weight, avg_factor, reduction)

@@ -1,17 +1,20 @@
 """Quality Focal Loss (GFL, arXiv:2006.04388, eq. 2)."""
-from typing import Optional, Sequence, Tuple, Union
+from typing import Optional, Tuple, Union
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..registry import MODELS
+from .closed_form import ClosedForm
 from .generalized_focal import modulate
-from .sweep import ClassCells, MapLoss, dense_target, loss_of_map, loss_of_maps
-from .weighting import reduce_loss
+from .weighting import WeightedLoss, dense_target
 
 
 def quality_focal_loss(logits: Tensor, target: Tensor, beta: float = 2.0) -> Tensor:
-    """QFL = -|y - sigma|^beta ((1 - y) log(1 - sigma) + y log sigma): (...), eq. 2. Least at sigma = y.
+    """QFL = -|y - sigma|^beta ((1 - y) log(1 - sigma) + y log sigma): (...), eq. 2. The minimum is at sigma = y.
+
+    Training does not run this function. It runs the closed form of the same loss in :mod:`.fused_class_loss`; a test
+    ties the two.
 
     Args:
         logits: (...), sigma is their sigmoid.
@@ -23,26 +26,14 @@ def quality_focal_loss(logits: Tensor, target: Tensor, beta: float = 2.0) -> Ten
     return modulate((target - logits.sigmoid()).abs(), beta) * cross_entropy
 
 
-def on_maps(beta: float) -> MapLoss:
-    """QFL for :mod:`gfl_plugin.losses.sweep`: at y = 0 it is sigma^beta softplus(x)."""
-    return MapLoss(gamma=beta, beta=beta)
-
-
-def quality_focal_loss_of_map(logits: Tensor, cells: ClassCells, quality: Tensor, beta: float = 2.0,
-                              weight: Optional[Tensor] = None, scale: Union[Tensor, float] = 1.0) -> Tensor:
-    """The sum of QFL over a map (B, C, H, W) with the qualities (K,) at the cells: see :func:`loss_of_map`."""
-    return loss_of_map(on_maps(beta), logits, cells, quality, weight, scale)
-
-
 @MODELS.register_module()
-class QualityFocalLoss(nn.Module):
-    """QFL of N priors and C classes; arguments as MMDetection's.
+class QualityFocalLoss(WeightedLoss):
+    """QFL of N priors and C classes. Arguments are MMDetection's.
 
     Args:
         use_sigmoid: Must be True; MMDetection's heads read it.
         beta: Exponent of the modulating factor, >= 0.
-        reduction: ``'none'``, ``'mean'`` or ``'sum'``.
-        loss_weight: What the loss is multiplied by.
+        reduction, loss_weight: See :class:`WeightedLoss`.
         activated: Whether predictions are probabilities rather than logits.
 
     Raises:
@@ -51,13 +42,22 @@ class QualityFocalLoss(nn.Module):
 
     def __init__(self, use_sigmoid: bool = True, beta: float = 2.0, reduction: str = 'mean', loss_weight: float = 1.0,
                  activated: bool = False) -> None:
-        super().__init__()
+        super().__init__(reduction, loss_weight)
         if not use_sigmoid:
             raise ValueError('QualityFocalLoss is defined on sigmoids: use_sigmoid must be True')
         if beta < 0:
             raise ValueError(f'beta={beta} is negative')
-        self.use_sigmoid, self.beta, self.reduction = use_sigmoid, beta, reduction
-        self.loss_weight, self.activated = loss_weight, activated
+        self.use_sigmoid, self.beta, self.activated = use_sigmoid, beta, activated
+
+    @property
+    def closed_form(self) -> Optional[ClosedForm]:
+        """What the head computes in place of :meth:`forward`.
+
+        ``None`` where :meth:`forward` must run: for a subclass, another reduction than the mean, or probabilities.
+        """
+        if type(self) is not QualityFocalLoss or self.reduction != 'mean' or self.activated:
+            return None
+        return ClosedForm(gamma=self.beta, beta=self.beta)
 
     def forward(self, pred: Tensor, target: Union[Tensor, Tuple[Tensor, Tensor]], weight: Optional[Tensor] = None,
                 avg_factor=None, reduction_override: Optional[str] = None) -> Tensor:
@@ -65,11 +65,12 @@ class QualityFocalLoss(nn.Module):
 
         Args:
             pred: (N, C) logits, or probabilities if ``activated``.
-            target: (N,) labels, C or negative for background, with (N,) qualities; or (N, C) qualities.
+            target: (N,) labels with (N,) qualities, where other labels than 0..C-1 mean background; or (N, C) qualities.
             weight: (N,).
             avg_factor: Divisor of the sum for ``'mean'``.
-            reduction_override: Instead of ``reduction``.
+            reduction_override: Replaces ``reduction``.
         """
+        reduction = self.choose_reduction(reduction_override)
         if not isinstance(target, Tensor):
             target = dense_target(*target, pred.shape[1])
         if self.activated:
@@ -77,9 +78,4 @@ class QualityFocalLoss(nn.Module):
             loss = modulate((target - pred).abs(), self.beta) * F.binary_cross_entropy(pred, target, reduction='none')
         else:
             loss = quality_focal_loss(pred, target, self.beta)
-        return self.loss_weight * reduce_loss(loss.sum(1), weight, avg_factor, reduction_override or self.reduction)
-
-    def forward_maps(self, maps: Sequence[Tensor], cells: Sequence[ClassCells], quality: Sequence[Tensor],
-                     weight: Optional[Sequence[Tensor]], avg_factor: Tensor) -> Tensor:
-        """The same loss, averaged, of L class maps in their own layout: see :func:`loss_of_map`."""
-        return loss_of_maps(on_maps(self.beta), maps, cells, quality, weight, avg_factor, self.loss_weight)
+        return self.reduce(loss.sum(1), weight, avg_factor, reduction)

@@ -1,28 +1,31 @@
 """Varifocal Loss (VarifocalNet, arXiv:2008.13367, eq. 2)."""
-from typing import Optional, Sequence
+from typing import Optional
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..registry import MODELS
+from .closed_form import ClosedForm
 from .generalized_focal import modulate
-from .sweep import ClassCells, MapLoss, loss_of_maps
-from .weighting import reduce_loss
+from .weighting import WeightedLoss
 
 
 def varifocal_loss(logits: Tensor, target: Tensor, alpha: float = 0.75, gamma: float = 2.0,
                    iou_weighted: bool = True) -> Tensor:
     """VFL = -q (q log p + (1-q) log(1-p)) for q > 0, -alpha p^gamma log(1-p) for q = 0: (...), eq. 2.
 
-    Only negatives are modulated by what they lack: a positive counts the more, the better its box is.
+    Only negatives have the focal factor. A positive counts more, the better its box is.
+
+    Training does not run this function. It runs the closed form of the same loss in :mod:`.fused_class_loss`; a test
+    ties the two.
 
     Args:
         logits: (...), p is their sigmoid.
         target: (...) q in [0, 1]: the quality at the true class of a positive, 0 elsewhere.
         alpha: Weight of the negatives.
         gamma: Exponent of their modulating factor, >= 0.
-        iou_weighted: Whether the first factor q is there; without it, 1.
+        iou_weighted: Whether positives have the first factor q; without it, the factor is 1.
     """
     logits, q = logits.float(), target.float()
     positive = q if iou_weighted else torch.ones_like(q)
@@ -31,16 +34,15 @@ def varifocal_loss(logits: Tensor, target: Tensor, alpha: float = 0.75, gamma: f
 
 
 @MODELS.register_module()
-class VarifocalLoss(nn.Module):
-    """VFL of N priors and C classes; arguments as MMDetection's.
+class VarifocalLoss(WeightedLoss):
+    """VFL of N priors and C classes. Arguments are MMDetection's.
 
     Args:
         use_sigmoid: Must be True; MMDetection's heads read it.
         alpha: Weight of the negatives, >= 0.
         gamma: Exponent of their modulating factor, >= 0.
         iou_weighted: Whether a positive is weighted by its quality.
-        reduction: ``'none'``, ``'mean'`` or ``'sum'``.
-        loss_weight: What the loss is multiplied by.
+        reduction, loss_weight: See :class:`WeightedLoss`.
 
     Raises:
         ValueError: ``use_sigmoid`` is False, ``alpha`` or ``gamma`` negative.
@@ -48,24 +50,28 @@ class VarifocalLoss(nn.Module):
 
     def __init__(self, use_sigmoid: bool = True, alpha: float = 0.75, gamma: float = 2.0, iou_weighted: bool = True,
                  reduction: str = 'mean', loss_weight: float = 1.0) -> None:
-        super().__init__()
+        super().__init__(reduction, loss_weight)
         if not use_sigmoid:
             raise ValueError('VarifocalLoss is defined on sigmoids: use_sigmoid must be True')
         if alpha < 0 or gamma < 0:
             raise ValueError(f'alpha={alpha} or gamma={gamma} is negative')
         self.use_sigmoid, self.alpha, self.gamma, self.iou_weighted = use_sigmoid, alpha, gamma, iou_weighted
-        self.reduction, self.loss_weight = reduction, loss_weight
+
+    @property
+    def closed_form(self) -> Optional[ClosedForm]:
+        """What the head computes in place of :meth:`forward`.
+
+        ``None`` where :meth:`forward` must run: for a subclass, or another reduction than the mean.
+        """
+        if type(self) is not VarifocalLoss or self.reduction != 'mean':
+            return None
+        return ClosedForm(self.gamma, 0.0, self.alpha, (0.0, 1.0) if self.iou_weighted else (1.0, 0.0))
 
     def forward(self, pred: Tensor, target: Tensor, weight: Optional[Tensor] = None, avg_factor=None,
                 reduction_override: Optional[str] = None) -> Tensor:
         """``pred`` is (N, C) logits, ``target`` (N, C) qualities, ``weight`` (N,) or (N, C)."""
+        reduction = self.choose_reduction(reduction_override)
         if weight is not None and weight.dim() < pred.dim():
             weight = weight[:, None]
         loss = varifocal_loss(pred, target, self.alpha, self.gamma, self.iou_weighted)
-        return self.loss_weight * reduce_loss(loss, weight, avg_factor, reduction_override or self.reduction)
-
-    def forward_maps(self, maps: Sequence[Tensor], cells: Sequence[ClassCells], quality: Sequence[Tensor],
-                     weight: Optional[Sequence[Tensor]], avg_factor: Tensor) -> Tensor:
-        """The same loss, averaged, of L class maps in their own layout: see :func:`loss_of_map`."""
-        kind = MapLoss(self.gamma, 0.0, self.alpha, (0.0, 1.0) if self.iou_weighted else (1.0, 0.0))
-        return loss_of_maps(kind, maps, cells, quality, weight, avg_factor, self.loss_weight)
+        return self.reduce(loss, weight, avg_factor, reduction)

@@ -1,10 +1,34 @@
-"""Weight and reduce an elementwise loss as MMDetection's losses do."""
+"""Weights, reduction and targets of a loss, as MMDetection's losses have them."""
 from typing import Optional, Union
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 REDUCTIONS = ('none', 'mean', 'sum')
+# MMDetection's: with it, an avg_factor of 0 gives no division by zero.
+EPS = torch.finfo(torch.float32).eps
+
+
+class WeightedLoss(nn.Module):
+    """A loss that is weighted and reduced.
+
+    Args:
+        reduction: ``'none'``, ``'mean'`` or ``'sum'``.
+        loss_weight: Factor of the result.
+    """
+
+    def __init__(self, reduction: str = 'mean', loss_weight: float = 1.0) -> None:
+        super().__init__()
+        self.reduction, self.loss_weight = reduction, loss_weight
+
+    def choose_reduction(self, override: Optional[str]) -> str:
+        """``reduction``, or what replaces it in one call."""
+        assert override is None or override in REDUCTIONS, f'reduction_override={override!r} is not one of {REDUCTIONS}'
+        return override or self.reduction
+
+    def reduce(self, loss: Tensor, weight: Optional[Tensor], avg_factor, reduction: str) -> Tensor:
+        """Weight an elementwise loss, reduce it and multiply it by ``loss_weight``: see :func:`reduce_loss`."""
+        return self.loss_weight * reduce_loss(loss, weight, avg_factor, reduction)
 
 
 def reduce_loss(loss: Tensor, weight: Optional[Tensor] = None, avg_factor: Union[Tensor, float, None] = None,
@@ -14,7 +38,7 @@ def reduce_loss(loss: Tensor, weight: Optional[Tensor] = None, avg_factor: Union
     Args:
         loss: (...) elementwise loss.
         weight: Broadcast against ``loss``.
-        avg_factor: What the sum is divided by when ``reduction`` is ``'mean'``, instead of the number of elements.
+        avg_factor: Divisor of the sum for ``'mean'``, in place of the number of elements.
         reduction: ``'none'``, ``'mean'`` or ``'sum'``.
 
     Raises:
@@ -30,5 +54,10 @@ def reduce_loss(loss: Tensor, weight: Optional[Tensor] = None, avg_factor: Union
         return loss.mean() if reduction == 'mean' else loss.sum()
     if reduction == 'sum':
         raise ValueError('avg_factor has no meaning with reduction="sum"')
-    # The epsilon is MMDetection's: an avg_factor of 0 gives no division by zero.
-    return loss.sum() / (avg_factor + torch.finfo(torch.float32).eps)
+    return loss.sum() / (avg_factor + EPS)
+
+
+def dense_target(label: Tensor, score: Tensor, num_classes: int) -> Tensor:
+    """(N, C) targets: ``score`` (N,) at the class ``label`` (N,), 0 elsewhere. Other labels mean background."""
+    is_class = label[:, None] == torch.arange(num_classes, device=label.device)
+    return torch.where(is_class, score[:, None].float(), 0)

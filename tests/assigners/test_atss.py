@@ -3,34 +3,33 @@ import pytest
 import torch
 from mmdet.registry import TASK_UTILS
 from mmengine.structures import InstanceData
-from reference import random_objects
+from reference import grids_of, random_objects
 
-from gfl_plugin.assigners.atss import candidates_on_grids, window
+from gfl_plugin.assigners.atss import nearest_priors, window
 from gfl_plugin.functional.boxes import iou
-from gfl_plugin.functional.priors import num_priors, stack_grids
-
-STRIDES = (8, 16, 32, 64, 128)
-
-
-def grids_of(height, width, strides=STRIDES):
-    sizes = [(-(-height // s), -(-width // s)) for s in strides]
-    return stack_grids(sizes, [(s, s) for s in strides], [(-4 * s, -4 * s, 4 * s, 4 * s) for s in strides])
+from gfl_plugin.functional.priors import all_priors, num_priors, stack_grids
+from gfl_plugin.matches import GroundTruths
 
 
-def assigned(assignment, grids, counts):
-    """(B, P) the ground truth of each prior, -1 for none; positives as a map."""
-    result = torch.full((len(counts), num_priors(grids)), -1)
-    places = assignment.places
-    assert len(set(zip(places.image.tolist(), places.prior.tolist()))) == len(places.prior), \
-        'a prior should be positive once'
-    result[places.image, places.prior] = assignment.gt
+def everywhere(grids, images=1):
+    return [[(0, 0, g.width, g.height) for g in grids]] * images
+
+
+def match(grids, ranges, *boxes, topk=9):
+    """(B, P) the ground truth of each prior, -1 for none, by our assigner."""
+    labels = [torch.zeros(len(b), dtype=torch.long) for b in boxes]
+    truth = GroundTruths.of(boxes, labels, [None] * len(boxes), ranges, 1)
+    m = TASK_UTILS.build(dict(type='gfl_plugin.ATSSAssigner', topk=topk)).match(grids, truth)
+    assert len(set(zip(m.image.tolist(), m.prior.tolist()))) == len(m.prior), 'a prior should be positive once'
+    result = torch.full((len(boxes), num_priors(grids)), -1)
+    result[m.image, m.prior] = m.gt
     return result
 
 
 def reference_assignment(grids, ranges, objects, topk):
     """The same by MMDetection's assigner, image by image."""
     assigner = TASK_UTILS.build(dict(type='mmdet.ATSSAssigner', topk=topk))
-    priors = torch.cat([g.boxes() for g in grids])
+    priors = all_priors(grids).boxes()
     result, first = torch.full((len(objects), len(priors)), -1), 0
     for image, gt in enumerate(objects):
         inside = torch.cat([torch.tensor([[x0 <= x < x1 and y0 <= y < y1 for x in range(g.width)]
@@ -52,15 +51,14 @@ def test_same_as_mmdetection(height, width, counts, border, topk):
     unpadded = [(height - 30 * (i % 2), width - 50 * ((i + 1) % 2)) for i in range(len(counts))]
     objects, metas = random_objects(counts, height, width, unpadded=unpadded)
     ranges = [[g.cells_in(m['img_shape'], m['pad_shape'], border) for g in grids] for m in metas]
-    assigner = TASK_UTILS.build(dict(type='gfl_plugin.ATSSAssigner', topk=topk))
     boxes = torch.cat([gt.bboxes for gt in objects])
     image = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
-    ours = assigned(assigner.assign_batch(grids, ranges, boxes, image), grids, counts)
+    ours = match(grids, ranges, *(gt.bboxes for gt in objects), topk=topk)
     expected = reference_assignment(grids, ranges, objects, topk)
     # Where all IoUs of a ground truth are one number, rounding alone puts their mean above or below it.
-    candidates = candidates_on_grids(grids, torch.tensor(ranges)[image], boxes, topk)
-    overlap = iou(candidates.box, boxes[:, None])
-    spread = (overlap.masked_fill(~candidates.valid, -1).amax(1) - overlap.masked_fill(~candidates.valid, 2).amin(1))
+    _, candidates, valid = nearest_priors(grids, ranges, boxes, image, topk)
+    overlap = iou(candidates, boxes[:, None])
+    spread = (overlap.masked_fill(~valid, -1).amax(1) - overlap.masked_fill(~valid, 2).amin(1))
     undecidable = torch.cat([spread < 1e-6, torch.tensor([False])])
     decided = ~(undecidable[ours] | undecidable[expected])
     ours, expected = ours.where(decided, -1), expected.where(decided, -1)
@@ -72,12 +70,12 @@ def test_window_holds_the_nearest_cells_of_any_rectangle():
     for height, width in ((1, 1), (1, 30), (30, 1), (2, 9), (3, 3), (7, 5), (12, 12)):
         grid = stack_grids([(height, width)], [(8, 8)], [(-4, -4, 4, 4)])
         centers = torch.rand(200, 2) * torch.tensor([width + 20., height + 20.]) * 8 - 80
-        ranges = torch.tensor([0, 0, width, height]).expand(200, 1, 4)
-        found = candidates_on_grids(grid, ranges, torch.cat([centers - 3, centers + 3], 1), 9)
-        distances = torch.cdist(centers, (grid[0].boxes()[:, :2] + grid[0].boxes()[:, 2:]) / 2)
+        boxes = torch.cat([centers - 3, centers + 3], 1)
+        prior, _, valid = nearest_priors(grid, everywhere(grid), boxes, torch.zeros(200, dtype=torch.long), 9)
+        distances = torch.cdist(centers, all_priors(grid).center)
         nearest = distances.sort(1).values[:, :9]
-        chosen = distances.gather(1, found.prior.where(found.valid, 0))
-        assert found.valid.sum(1).eq(min(9, height * width)).all(), 'there should be topk candidates, or all cells'
+        chosen = distances.gather(1, prior.where(valid, 0))
+        assert valid.sum(1).eq(min(9, height * width)).all(), 'there should be topk candidates, or all cells'
         for k in range(nearest.shape[1]):
             assert torch.allclose(chosen[:, k], nearest[:, k], atol=1e-3), f'candidate {k} should be the nearest left'
     assert len(window(9)) == 57, 'the window of 9 cells should stay small'
@@ -86,11 +84,9 @@ def test_window_holds_the_nearest_cells_of_any_rectangle():
 def test_order_of_ground_truths_changes_nothing():
     grids = grids_of(256, 320)
     objects, _ = random_objects((20, ), 256, 320)
-    ranges = [[(0, 0, g.width, g.height) for g in grids]]
-    assigner = TASK_UTILS.build(dict(type='gfl_plugin.ATSSAssigner', topk=9))
-    order, image = torch.randperm(20), torch.zeros(20, dtype=torch.long)
-    straight = assigned(assigner.assign_batch(grids, ranges, objects[0].bboxes, image), grids, (20, ))
-    shuffled = assigned(assigner.assign_batch(grids, ranges, objects[0].bboxes[order], image), grids, (20, ))
+    order = torch.randperm(20)
+    straight = match(grids, everywhere(grids), objects[0].bboxes)
+    shuffled = match(grids, everywhere(grids), objects[0].bboxes[order])
     back = torch.where(shuffled >= 0, order[shuffled], -1)
     assert back.equal(straight), 'each prior should belong to the same box in any order of the boxes'
 
@@ -98,23 +94,17 @@ def test_order_of_ground_truths_changes_nothing():
 def test_batch_of_two_is_two_singles():
     grids = grids_of(256, 320)
     objects, _ = random_objects((7, 9), 256, 320)
-    ranges = [[(0, 0, g.width, g.height) for g in grids]]
-    assigner = TASK_UTILS.build(dict(type='gfl_plugin.ATSSAssigner', topk=9))
-    boxes, image = torch.cat([gt.bboxes for gt in objects]), torch.arange(2).repeat_interleave(torch.tensor([7, 9]))
-    together = assigned(assigner.assign_batch(grids, ranges * 2, boxes, image), grids, (7, 9))
+    together = match(grids, everywhere(grids, 2), *(gt.bboxes for gt in objects))
     for i, first in ((0, 0), (1, 7)):
-        alone = assigner.assign_batch(grids, ranges, objects[i].bboxes, torch.zeros_like(objects[i].labels))
-        alone = assigned(alone, grids, (1, ))[0]
+        alone = match(grids, everywhere(grids), objects[i].bboxes)[0]
         assert torch.where(alone >= 0, alone + first, -1).equal(together[i]), 'images should not see each other'
 
 
 def test_equal_boxes_go_to_the_first():
     grids = grids_of(256, 320)
     box = torch.tensor([[40., 40., 140., 150.]] * 2)
-    ranges = [[(0, 0, g.width, g.height) for g in grids]]
-    assignment = TASK_UTILS.build(dict(type='gfl_plugin.ATSSAssigner', topk=9)).assign_batch(
-        grids, ranges, box, torch.zeros(2, dtype=torch.long))
-    assert len(assignment.gt) > 0 and (assignment.gt == 0).all(), 'of two equal boxes the first should have the priors'
+    found = match(grids, everywhere(grids), box)
+    assert (found == 0).any() and not (found == 1).any(), 'of two equal boxes the first should have the priors'
 
 
 @pytest.mark.parametrize('ignore_iof_thr', [-1, 0.4])

@@ -1,10 +1,11 @@
 """Floor 0: boxes, distributions, priors, NMS."""
+from types import SimpleNamespace
+
 import pytest
 import torch
 from mmdet.models.task_modules.prior_generators import AnchorGenerator, anchor_inside_flags
 
 from gfl_plugin.functional.boxes import (
-    box_to_delta,
     box_to_distance,
     centerness,
     clip_boxes,
@@ -13,9 +14,9 @@ from gfl_plugin.functional.boxes import (
     giou,
     iou,
 )
-from gfl_plugin.functional.distributions import expectation, expectation_around_peak
+from gfl_plugin.functional.distributions import expectation, expectation_around_peak, standard_deviation
 from gfl_plugin.functional.nms import class_aware_nms, greedy_nms
-from gfl_plugin.functional.priors import Places, centers_and_strides, read_maps, read_priors, stack_grids
+from gfl_plugin.functional.priors import all_priors, num_priors, read_maps, read_priors, stack_grids
 
 
 def random_boxes(count, scale=100.):
@@ -59,10 +60,11 @@ def test_cells_in_are_the_anchors_inside(border, offset):
     sizes = [(33, 40), (17, 21), (9, 10)]  # levels larger than the image needs
     bases = [base[0].tolist() for base in generator.base_anchors]
     for image, pad in (((250, 300), (256, 320)), ((97, 111), (128, 128)), ((64, 320), (256, 320))):
-        levels = zip(stack_grids(sizes, generator.strides, bases), generator.grid_priors(sizes, device='cpu'),
-                     generator.valid_flags(sizes, pad, 'cpu'))
-        for grid, anchors, flags in levels:
-            assert grid.boxes().equal(anchors), 'the priors should be MMDetection\'s anchors'
+        grids = stack_grids(sizes, generator.strides, bases)
+        boxes = all_priors(grids).boxes().split([g.size for g in grids])
+        levels = zip(grids, boxes, generator.grid_priors(sizes, device='cpu'), generator.valid_flags(sizes, pad, 'cpu'))
+        for grid, priors, anchors, flags in levels:
+            assert priors.equal(anchors), 'the priors should be MMDetection\'s anchors'
             expected = anchor_inside_flags(anchors, flags, image, border).view(grid.height, grid.width)
             x0, y0, x1, y1 = grid.cells_in(image, pad, border)
             inside = torch.zeros_like(expected)
@@ -74,12 +76,18 @@ def test_places_read_the_maps_where_they_are():
     grids = stack_grids([(3, 4), (2, 2)], [(8, 8), (16, 16)], [(-4, -4, 4, 4), (-8, -8, 8, 8)])
     maps = [torch.randn(2, 5, 3, 4), torch.randn(2, 5, 2, 2)]
     flat = torch.cat([m.flatten(2) for m in maps], 2)
-    places = Places(torch.tensor([1, 0, 1]), torch.tensor([6, 11, 14]), [2, 1])
-    cells = places.cells(grids)
-    assert read_maps(maps, cells).equal(flat[places.image, :, places.prior]), 'prior p is cell p of the flattened maps'
-    centers, strides = centers_and_strides(cells, grids)
-    assert centers.tolist() == [[16, 8], [24, 16], [0, 16]], 'centres x, y in pixels'
-    assert strides.tolist() == [[8, 8], [8, 8], [16, 16]], 'strides x, y in pixels'
+    at = SimpleNamespace(image=torch.tensor([1, 0, 1]), prior=torch.tensor([6, 11, 14]), sizes=[2, 1])
+    for same in (maps, [m.contiguous(memory_format=torch.channels_last) for m in maps]):
+        assert read_maps(same, grids, at).equal(flat[at.image, :, at.prior]), 'prior p is cell p of the flattened maps'
+    priors = read_priors(grids, at)
+    assert priors.center.tolist() == [[16, 8], [24, 16], [0, 16]], 'centres x, y in pixels'
+    assert priors.stride.tolist() == [[8, 8], [8, 8], [16, 16]], 'strides x, y in pixels'
+    assert priors.size.tolist() == [[8, 8], [8, 8], [16, 16]], 'width and height in pixels'
+
+
+def test_as_many_maps_as_strides():
+    with pytest.raises(ValueError, match='4 feature maps.*5 strides'):
+        stack_grids([(1, 1)] * 4, [(8, 8)] * 5, [(0, 0, 8, 8)] * 5)
 
 
 def nms_by_the_book(boxes, scores, threshold, offset):
@@ -138,12 +146,6 @@ def test_delta_by_hand():
     # Of a 4 x 2 prior at the origin: moved by half its width, as wide, twice as high.
     prior, delta = torch.tensor([[-2., -1, 2, 1]]), torch.tensor([[0.5, 0, 0, 0.6931472]])
     assert torch.allclose(delta_to_box(prior, delta), torch.tensor([[0., -2, 4, 2]]), atol=1e-5)
-    assert torch.allclose(box_to_delta(prior, torch.tensor([[0., -2, 4, 2]])), delta, atol=1e-5)
-
-
-def test_delta_of_a_box_gives_the_box():
-    priors, boxes = random_boxes(50) + torch.tensor([0, 0, 5, 5]), random_boxes(50) + torch.tensor([0, 0, 5, 5])
-    assert torch.allclose(delta_to_box(priors, box_to_delta(priors, boxes)), boxes, atol=1e-3)
 
 
 def test_centerness_by_hand():
@@ -152,13 +154,24 @@ def test_centerness_by_hand():
         assert centerness(torch.tensor([point]), box).item() == pytest.approx(expected), f'at {point}'
 
 
-def test_priors_read_at_cells_are_those_of_the_grids():
+def test_priors_in_strides():
     grids = stack_grids([(4, 5), (2, 3)], [(8, 8), (16, 16)], [(-28, -28, 36, 36), (-60, -60, 60, 60)])
-    places = Places(torch.zeros(26, dtype=torch.long), torch.arange(26), [20, 6])
-    priors = read_priors(places.cells(grids), grids)
-    assert torch.allclose(priors.boxes(), torch.cat([g.boxes() for g in grids])), 'the boxes, in pixels'
+    priors = all_priors(grids)
+    assert len(priors.center) == num_priors(grids) == 26
     in_strides = priors.in_strides()
     assert torch.allclose(in_strides.boxes() * priors.stride.repeat(1, 2), priors.boxes()), 'the same boxes, in strides'
+
+
+def test_standard_deviation_by_hand():
+    # 0, 4 and 8 with 1/4, 1/2, 1/4: variance 8. Two neighbours, half and half: 1/2. All mass in one bin: 0, not NaN.
+    p = torch.zeros(3, 17)
+    p[0, 0], p[0, 4], p[0, 8], p[1, 5:7], p[2, 9] = 0.25, 0.5, 0.25, 0.5, 1
+    assert standard_deviation(p.log()).tolist() == pytest.approx([8**0.5, 0.5, 0], abs=1e-6)
+    logits = torch.randn(50, 17) * 5
+    exact = logits.double().softmax(-1)
+    mean = exact @ torch.arange(17.).double()
+    variance = (exact * (torch.arange(17.) - mean[:, None]).square()).sum(-1)
+    assert torch.allclose(standard_deviation(logits).double(), variance.sqrt(), rtol=1e-4)
 
 
 def test_expectation_around_the_higher_of_two_peaks():

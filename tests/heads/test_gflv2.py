@@ -9,7 +9,7 @@ from mmengine.config import ConfigDict
 from reference import assert_close, head_config, losses_and_gradients, random_features, random_objects
 
 from gfl_plugin.errors import SetupError
-from gfl_plugin.heads.gflv2_head import distribution_statistics, logit_of_product
+from gfl_plugin.quality.distribution_guided import distribution_statistics, logit_of_product
 
 
 def twins(**options):
@@ -50,7 +50,7 @@ def guided_scores(head, cls_logits, sides):
     exponentials = sides.unflatten(1, (4, 17)).exp()
     probabilities = exponentials / exponentials.sum(2, keepdim=True)
     largest = [probabilities.sort(2, descending=True).values[:, :, i] for i in range(4)]  # each (B, 4, H, W)
-    statistics = largest + ([sum(largest) / 4] if head.add_mean else [])
+    statistics = largest + ([sum(largest) / 4] if getattr(head, 'quality', head).add_mean else [])
     statistics = torch.stack(statistics, 2).flatten(1, 2)
     first, second = head.reg_conf[0], head.reg_conf[2]
     hidden = torch.einsum('oi,bihw->bohw', first.weight[:, :, 0, 0], statistics) + first.bias[:, None, None]
@@ -118,7 +118,7 @@ def test_names_are_those_of_published_checkpoints():
 def test_boxes_without_probabilities_are_refused(box):
     config = ConfigDict(head_config('gfl_plugin.GFLV2Head', 'gfl_plugin.'), box=dict(type=box), loss_dfl=None,
                         reg_max=None)
-    with pytest.raises(SetupError, match=f'largest probabilities.*{box}.*GFLHead'):
+    with pytest.raises(SetupError, match=f'DistributionGuidedQuality.*box={box} predicts none.*GeneralDistribution'):
         MODELS.build(config)
 
 

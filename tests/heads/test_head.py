@@ -228,10 +228,10 @@ def test_losses_stay_honest(bad):
     scores, sides = ours(random_features(2, 160, 192))
     damaged = [s.clone() for s in scores]
     damaged[0][0, 0, 0, 0] = bad
-    assert not ours.loss_by_feat(damaged, sides, objects, metas)['loss_cls'].isfinite()
+    assert not ours.loss_by_feat(damaged, sides, objects, metas)['loss_cls'][0].isfinite()
     damaged = [torch.full_like(s, bad) for s in sides]
     losses = ours.loss_by_feat(scores, damaged, objects, metas)
-    assert not losses['loss_bbox'].isfinite() and not losses['loss_dfl'].isfinite()
+    assert not losses['loss_bbox'][0].isfinite() and not losses['loss_dfl'][0].isfinite()
 
 
 def test_many_objects_and_candidates():

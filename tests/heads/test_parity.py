@@ -59,7 +59,7 @@ def test_losses_and_gradients(twins, case, scope, device):
 @every_case
 def test_losses_and_gradients_with_slots(twins, case, monkeypatch):
     """As on a GPU, where nobody reads how many positives there are: each candidate has a slot, valid or not."""
-    monkeypatch.setattr('gfl_plugin.assigners.atss.can_be_read_at_once', lambda x: False)
+    monkeypatch.setattr('gfl_plugin.matches.can_be_read_at_once', lambda x: False)
     test_losses_and_gradients(twins, case, 'own', 'cpu')
 
 

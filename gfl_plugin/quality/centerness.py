@@ -2,15 +2,15 @@
 from mmdet.utils import ConfigType
 from torch import Tensor
 
-from ...functional.boxes import centerness
-from ...registry import QUALITIES
-from ...targets import Positives
+from ..functional.boxes import centerness
+from ..matches import Positives
+from ..registry import QUALITIES
 from .branch import CROSS_ENTROPY, FOCAL_LOSS, QualityBranch
 
 
 @QUALITIES.register_module()
 class CenternessBranch(QualityBranch):
-    """How far in the middle of its object a prior lies; with :class:`DiracDelta` boxes this is ``mmdet.ATSSHead``.
+    """How close a prior is to the centre of its object. With :class:`DiracDelta` boxes this is ``mmdet.ATSSHead``.
 
     Args:
         loss_cls: A loss towards labels.
@@ -21,5 +21,5 @@ class CenternessBranch(QualityBranch):
     def __init__(self, loss_cls: ConfigType = FOCAL_LOSS, loss_centerness: ConfigType = CROSS_ENTROPY) -> None:
         super().__init__(loss_cls, loss_centerness)
 
-    def quality(self, positives: Positives) -> Tensor:
-        return centerness(positives.priors.center, positives.box)
+    def quality(self, at: Positives) -> Tensor:
+        return centerness(at.priors.center, at.gt_boxes)

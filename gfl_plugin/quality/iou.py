@@ -2,15 +2,14 @@
 from mmdet.utils import ConfigType
 from torch import Tensor
 
-from ...functional.boxes import iou
-from ...registry import QUALITIES
-from ...targets import Positives
+from ..matches import Positives
+from ..registry import QUALITIES
 from .branch import CROSS_ENTROPY, FOCAL_LOSS, QualityBranch
 
 
 @QUALITIES.register_module()
 class IoUBranch(QualityBranch):
-    """How well a prior's box will fit its object.
+    """The IoU that a prior's box has with its object.
 
     Args:
         loss_cls: A loss towards labels.
@@ -21,5 +20,5 @@ class IoUBranch(QualityBranch):
     def __init__(self, loss_cls: ConfigType = FOCAL_LOSS, loss_iou: ConfigType = CROSS_ENTROPY) -> None:
         super().__init__(loss_cls, loss_iou)
 
-    def quality(self, positives: Positives) -> Tensor:
-        return iou(positives.decoded.detach(), positives.box)
+    def quality(self, at: Positives) -> Tensor:
+        return at.iou

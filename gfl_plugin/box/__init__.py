@@ -1,4 +1,4 @@
-"""The second axis of the head: what a box side is. One file a kind."""
+"""Second axis of the head: what one side of a box is. One file per box."""
 from .base import Box
 from .dirac import DiracDelta
 from .gaussian import GaussianDistribution

@@ -1,7 +1,7 @@
-"""The sweep of :mod:`.sweep` in Triton: one pass reads the logits, writes their gradient and sums the loss.
+"""The fused class loss in Triton: one pass reads the logits, writes their gradient and sums the loss.
 
-A kernel does the background, another what differs at the positives. Each program writes the sum of its own block, and
-these are summed in a fixed order: equal inputs give equal bits.
+One kernel does the background, another the difference at the positives. Each program writes the sum of its own block.
+These sums are added in a fixed order, so equal inputs give equal bits.
 """
 from typing import Optional, Union
 
@@ -10,34 +10,35 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .sweep import ClassCells, DenseMap, MapLoss
+from .closed_form import ClassTargets, ClosedForm, DenseMap
 
 BLOCK, WARPS = 4096, 8  # logits of a program: 16 a thread, loaded 16 bytes at a time
 SLOTS = 256  # positives of a program
 
 
-def sweep(kind: MapLoss, m: DenseMap, cells: ClassCells, target: Tensor, weight: Optional[Tensor],
-          slope_scale: Union[Tensor, float], buffer: Tensor) -> Tensor:
-    """The sum of the loss over a map, fp64; writes ``slope_scale`` times its gradient."""
-    x, count, slots = m.x, m.x.numel(), target.numel()
-    height, width, classes = x.shape[1:] if m.by_channel else (*x.shape[2:], x.shape[1])
-    cells_of_image, step = height * width, classes if m.by_channel else 1
+def sum_triton(form: ClosedForm, m: DenseMap, at: ClassTargets, weight: Optional[Tensor],
+               slope_scale: Union[Tensor, float]) -> Tensor:
+    """The sum of the loss over one map, fp64. It writes ``slope_scale`` times the gradient to the map's buffer."""
+    x, count, slots = m.x, m.x.numel(), at.score.numel()
+    cells, classes = x.shape[1:] if m.by_channel else reversed(x.shape[1:])
+    step = classes if m.by_channel else 1
     blocks, more = triton.cdiv(count, BLOCK), triton.cdiv(slots, SLOTS)
     sums = x.new_empty(blocks + more, dtype=torch.float32)
     if not isinstance(slope_scale, Tensor):
         slope_scale = x.new_full((), slope_scale, dtype=torch.float32)
-    weight, *cells, target = (t if t is None else t.contiguous() for t in (weight, *cells, target))
+    weight, image, label, cell, score, valid = (t if t is None else t.contiguous() for t in (weight, *at))
     with torch.cuda.device_of(x):
         if blocks:
-            _sweep_background[(blocks, )](
-                x, m.gradient, weight, slope_scale, sums, count, cells_of_image, classes * cells_of_image, step,
-                GAMMA=float(kind.gamma), ALPHA=float(kind.alpha), BLOCK=BLOCK, num_warps=WARPS)
+            _sum_background[(blocks, )](
+                x, m.buffer, weight, slope_scale, sums, count, cells, classes * cells, step,
+                GAMMA=float(form.gamma), ALPHA=float(form.alpha), BLOCK=BLOCK, num_warps=WARPS)
         if more:
             _correct_positives[(more, )](
-                x, m.gradient, weight, slope_scale, sums[blocks:], *cells, target, slots, classes * cells_of_image,
-                1 if m.by_channel else cells_of_image, width, step, cells_of_image,
-                GAMMA=float(kind.gamma), ALPHA=float(kind.alpha), BETA=float(kind.beta), A=float(kind.factor[0]),
-                B=float(kind.factor[1]), SLOTS=SLOTS)
+                x, m.buffer, weight, slope_scale, sums[blocks:], image, label, cell, valid, score, slots,
+                classes, classes * cells, 1 if m.by_channel else cells, step, cells,
+                GAMMA=float(form.gamma), ALPHA=float(form.alpha), BETA=float(form.beta), A=float(form.factor[0]),
+                B=float(form.factor[1]), SLOTS=SLOTS,
+                LIMIT=torch.finfo(x.dtype).max if x.dtype == torch.float16 else float('inf'))
     return sums.sum(dtype=torch.float64)
 
 
@@ -82,8 +83,8 @@ def _background(sigma, rest, softplus, GAMMA: tl.constexpr):
 
 
 @triton.jit
-def _sweep_background(x_at, gradient_at, weight_at, scale_at, sums_at, count, cells_of_image, numbers_of_image, step,
-                      GAMMA: tl.constexpr, ALPHA: tl.constexpr, BLOCK: tl.constexpr):
+def _sum_background(x_at, gradient_at, weight_at, scale_at, sums_at, count, cells_of_image, numbers_of_image, step,
+                    GAMMA: tl.constexpr, ALPHA: tl.constexpr, BLOCK: tl.constexpr):
     first = tl.program_id(0).to(tl.int64) * BLOCK
     index = tl.arange(0, BLOCK)
     inside = index < count - first
@@ -101,18 +102,19 @@ def _sweep_background(x_at, gradient_at, weight_at, scale_at, sums_at, count, ce
 
 
 @triton.jit
-def _correct_positives(x_at, gradient_at, weight_at, scale_at, sums_at, image_at, label_at, row_at, column_at, valid_at,
-                       target_at, count, image_stride, label_stride, width, cell_stride, cells_of_image,
+def _correct_positives(x_at, gradient_at, weight_at, scale_at, sums_at, image_at, label_at, cell_at, valid_at, target_at,
+                       count, classes, image_stride, label_stride, cell_stride, cells_of_image,
                        GAMMA: tl.constexpr, ALPHA: tl.constexpr, BETA: tl.constexpr, A: tl.constexpr, B: tl.constexpr,
-                       SLOTS: tl.constexpr):
+                       SLOTS: tl.constexpr, LIMIT: tl.constexpr):
     slot = tl.program_id(0) * SLOTS + tl.arange(0, SLOTS)
     valid = slot < count
     if valid_at is not None:
         valid = valid & (tl.load(valid_at + slot, mask=valid, other=0) != 0)
+    label = tl.load(label_at + slot, mask=valid, other=0)
+    valid = valid & (label >= 0) & (label < classes)  # any other label counts as background
     y = tl.load(target_at + slot, mask=valid, other=0).to(tl.float32)
     image = tl.load(image_at + slot, mask=valid, other=0)
-    label = tl.load(label_at + slot, mask=valid, other=0)
-    cell = tl.load(row_at + slot, mask=valid, other=0) * width + tl.load(column_at + slot, mask=valid, other=0)
+    cell = tl.load(cell_at + slot, mask=valid, other=0)
     position = image * image_stride + label * label_stride + cell * cell_stride
     x = tl.load(x_at + position, mask=valid, other=0).to(tl.float32)
 
@@ -128,5 +130,7 @@ def _correct_positives(x_at, gradient_at, weight_at, scale_at, sums_at, image_at
     if weight_at is not None:
         w = tl.load(weight_at + image * cells_of_image + cell, mask=valid, other=0)
         change, slope = w * change, w * slope
-    tl.store(gradient_at + position, (tl.load(scale_at) * slope).to(gradient_at.dtype.element_ty), mask=valid)
+    slope = tl.load(scale_at) * slope
+    slope = tl.where(slope > LIMIT, LIMIT, tl.where(slope < -LIMIT, -LIMIT, slope))  # NaN stays
+    tl.store(gradient_at + position, slope.to(gradient_at.dtype.element_ty), mask=valid)
     tl.store(sums_at + tl.program_id(0), tl.sum(tl.where(valid, change, 0.0)))

@@ -1,0 +1,69 @@
+"""The predictions of a batch: what the head's maps say, and where."""
+from functools import cached_property
+from typing import NamedTuple, Optional, Sequence
+
+import torch
+from torch import Tensor
+
+from .functional.priors import PriorGrid, PriorIndex, Priors, all_priors, read_maps, read_priors
+
+
+class Predictions(NamedTuple):
+    """The maps of a batch and their grids. It reads maps at priors; what the values mean is up to quality and box."""
+    cls: Sequence[Tensor]  # L maps (B, C, H, W), logits
+    box: Sequence[Tensor]  # L maps (B, D, H, W)
+    branch: Optional[Sequence[Tensor]]  # L maps (B, 1, H, W), logits, if the quality has a branch
+    grids: Sequence[PriorGrid]  # L
+
+    def cls_at(self, at: PriorIndex) -> Tensor:
+        """(K, C) class logits, fp32."""
+        return read_maps(self.cls, self.grids, at).float()
+
+    def box_at(self, at: PriorIndex) -> Tensor:
+        """(K, D) box values, fp32."""
+        return read_maps(self.box, self.grids, at).float()
+
+    def branch_at(self, at: PriorIndex) -> Tensor:
+        """(K,) logits of the branch, fp32."""
+        return read_maps(self.branch, self.grids, at).float()[:, 0]
+
+    def priors_at(self, at: PriorIndex) -> Priors:
+        """The K priors, in pixels."""
+        return read_priors(self.grids, at)
+
+    def scores(self) -> Tensor:
+        """(B, P, C) scores that detections are ranked by, of every prior and class."""
+        scores = _flatten(self.cls).sigmoid()
+        return scores if self.branch is None else scores * _flatten(self.branch).sigmoid()
+
+
+class Peek:
+    """What an assigner may ask about the predictions. Nothing is computed before it is asked for.
+
+    Args:
+        pred: Predictions of B images; gradients are never needed here.
+        box: The head's box, which decodes.
+    """
+
+    def __init__(self, pred: Predictions, box) -> None:
+        self.pred, self.box = pred, box
+
+    @cached_property
+    def boxes(self) -> Tensor:
+        """(B, P, 4) decoded boxes, in pixels."""
+        raw = _flatten(self.pred.box)
+        priors = (x.repeat(len(raw), 1) for x in all_priors(self.pred.grids, raw.device))
+        return self.box.decode(raw.flatten(0, 1), Priors(*priors)).unflatten(0, raw.shape[:2])
+
+    def logits(self, image: int) -> Tensor:
+        """(P, C) class logits of one image."""
+        return _flatten([m[image:image + 1] for m in self.pred.cls])[0]
+
+    def scores_of(self, image: Tensor, label: Tensor) -> Tensor:
+        """(N, P) class scores of every prior, for N pairs of an image (N,) and a class (N,)."""
+        return torch.cat([m.flatten(2)[image, label] for m in self.pred.cls], 1).float().sigmoid()
+
+
+def _flatten(maps: Sequence[Tensor]) -> Tensor:
+    """(B, P, D), fp32, from L maps (B, D, H, W)."""
+    return torch.cat([m.flatten(2) for m in maps], 2).float().transpose(1, 2)
