@@ -36,8 +36,9 @@ class Limits(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What is wrong with a data set."""
+    """What is in a data set, and what is wrong with it."""
     counts: Dict[str, int]  # of entries by section
+    completed: Dict[str, int]  # how many annotations lack a key that training and evaluation fill in, by key
     faults: Dict[str, List[Fault]]  # by kind, none empty
     tolerance: float
 
@@ -51,10 +52,11 @@ class Report(NamedTuple):
         return len(self.faults[kind]) / max(self.counts['images' if kind in OF_IMAGES else 'annotations'], 1)
 
     def table(self) -> str:
-        """The problems by kind, with the first entries of each, for a reader."""
+        """Describe the data set for a reader: what is in it, and each kind of problem with its first entries."""
         head = ', '.join(f'{count} {section}' for section, count in self.counts.items())
+        contents = self._describe_completed()
         if not self.faults:
-            return f'{head}: no problem found'
+            return '\n'.join([f'{head}: no problem found', *contents])
         rows = [('problem', 'count', 'share', 'training')] + [
             (kind, str(len(faults)), '' if EFFECTS[kind] == REFUSED else f'{self.share(kind):.2%}', EFFECTS[kind])
             for kind, faults in self.faults.items()]
@@ -63,14 +65,22 @@ class Report(NamedTuple):
         for position, faults in enumerate(self.faults.values(), 1):
             lines[position] += _first(faults)
         end = 'Training would suffer' if self.suffers else f'Training would not suffer (up to {self.tolerance:.2%})'
-        return '\n'.join([head, *lines, end])
+        return '\n'.join([head, *contents, *lines, end])
+
+    def _describe_completed(self) -> List[str]:
+        names = dict(self.completed)
+        if 'id' in names:
+            names['ids from 1'] = names.pop('id')
+        filled = ', '.join(f'{name} ({count} annotations)' for name, count in names.items())
+        return [f'training and evaluation fill in: {filled}'] if filled else []
 
     def as_dict(self) -> Dict[str, Any]:
-        """All of it, each entry included, for a program."""
+        """Describe all of it, each entry included, for a program."""
         problems = [dict(problem=kind, training=EFFECTS[kind], count=len(faults), share=self.share(kind),
                          entries=[dict(entry=fault.entry, what=fault.what) for fault in faults])
                     for kind, faults in self.faults.items()]
-        return dict(counts=self.counts, tolerance=self.tolerance, suffers=self.suffers, problems=problems)
+        return dict(counts=self.counts, completed=self.completed, tolerance=self.tolerance, suffers=self.suffers,
+                    problems=problems)
 
 
 def _first(faults: List[Fault], most: int = 3) -> str:
@@ -97,21 +107,22 @@ def check(annotation_file: str, images: str, limits: Limits = Limits(), threads:
     try:
         content = rules.read_annotations(annotation_file)
     except SetupError as error:
-        return _report({}, [Fault(UNUSABLE, 'the file', str(error))], limits)
+        return _report({}, {}, [Fault(UNUSABLE, 'the file', str(error))], limits)
     entries = {section: _well_formed(content, section) for section in ('images', 'annotations', 'categories')}
     faults = [*rules.find_malformed(content), *_check_boxes(entries, limits)]
     faults += _check_files(entries['images'], images, threads)
     if not entries['images']:
         faults.append(Fault(NO_IMAGES, 'images', 'has no entry that can be used'))
-    return _report(content, faults, limits)
+    completed = rules.complete([box for _, box in entries['annotations']])  # last: faults name the ids of the file
+    return _report(content, completed, faults, limits)
 
 
-def _report(content: Any, faults: List[Fault], limits: Limits) -> Report:
+def _report(content: Any, completed: Dict[str, int], faults: List[Fault], limits: Limits) -> Report:
     by_kind: Dict[str, List[Fault]] = {kind: [] for kind in EFFECTS}
     for fault in faults:
         by_kind[fault.kind].append(fault)
     counts = {section: len(_section(content, section)) for section in ('images', 'annotations', 'categories')}
-    return Report(counts, {kind: found for kind, found in by_kind.items() if found}, limits.tolerance)
+    return Report(counts, completed, {kind: found for kind, found in by_kind.items() if found}, limits.tolerance)
 
 
 def _section(content: Any, section: str) -> list:

@@ -12,7 +12,7 @@ from mmengine.logging import MMLogger
 
 from ..errors import SetupError
 from ..registry import DATASETS
-from .annotations import STRAY, UNKNOWN_CATEGORY, find_malformed, printable, read_annotations, refuse, why_dropped
+from .annotations import STRAY, UNKNOWN_CATEGORY, load_annotations, printable, why_dropped
 from .images import describe, find_damage, find_missing, open_image
 
 SET_ROOT = 'Set the data root with --data-root DIR, or with --cfg-options data_root=DIR'
@@ -60,14 +60,10 @@ class CocoDataset(MMDetCocoDataset):
         return data_list
 
     def COCOAPI(self, path: str) -> COCO:
-        """The index of an annotation file: what MMDetection reads it with, once every entry has been checked."""
-        content = read_annotations(path, self.ann_file)
-        refuse(list(find_malformed(content, needs_annotations=not self.test_mode)), self.ann_file)
+        """Check an annotation file and index it; MMDetection calls this where it would construct its own COCO."""
+        content = load_annotations(path, self.ann_file, needs_annotations=not self.test_mode)
         self._check_classes(content)
-        coco = COCO()
-        coco.dataset = content
-        coco.createIndex()
-        coco.img_ann_map, coco.cat_img_map = coco.imgToAnns, coco.catToImgs
+        coco = index_annotations(content, COCO)
         strays = sum(annotation['image_id'] not in coco.imgs for annotation in content.get('annotations', ()))
         if strays:  # MMDetection passes over them in silence
             self._dropped[STRAY] = strays
@@ -82,7 +78,6 @@ class CocoDataset(MMDetCocoDataset):
             if problem:
                 self._dropped[problem] += 1
             else:
-                box.setdefault('area', box['bbox'][2] * box['bbox'][3])  # MMDetection drops what has no area entry
                 usable.append(box)
         return super().parse_data_info(dict(raw_data_info, raw_ann_info=usable))
 
@@ -208,6 +203,15 @@ class CocoDataset(MMDetCocoDataset):
         if self.test_mode:
             return f'An evaluation without them would be of another data set: mend the files. {CHECK}'
         return f'Training goes on without up to max_unreadable={self.max_unreadable:g} of them. {CHECK}'
+
+
+def index_annotations(content: dict, coco_class: type) -> COCO:
+    """Give pycocotools' class, or another one with its interface, annotations that are in memory already."""
+    coco = coco_class()
+    coco.dataset = content
+    coco.createIndex()
+    coco.img_ann_map, coco.cat_img_map = coco.imgToAnns, coco.catToImgs
+    return coco
 
 
 def _is_remote(path: str) -> bool:

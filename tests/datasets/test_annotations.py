@@ -5,7 +5,7 @@ import pytest
 from data_sets import build, content, write_set
 
 from gfl_plugin.datasets import annotations
-from gfl_plugin.datasets.annotations import boxes_to_learn, find_malformed, read_annotations, show
+from gfl_plugin.datasets.annotations import boxes_to_learn, complete, find_malformed, read_annotations, show
 from gfl_plugin.datasets.check import check
 from gfl_plugin.errors import SetupError
 
@@ -139,6 +139,15 @@ def test_values_are_shown_short_and_on_one_line():
         deep = [deep]
     for value in ('a\nb', 'x' * 10**6, list(range(10**5)), 10**3000, deep, '\ud800', {'a': 'x' * 10**6}):
         assert len(show(value)) < 100 and show(value).isprintable(), 'a message should be readable whatever the value'
+
+
+def test_annotations_are_completed():
+    boxes = [dict(id=-3, bbox=[1, 2, 3, 4]), dict(id=7, bbox=[1, 2, 3, 4], area=5, iscrowd=1)]
+    assert complete(boxes) == dict(area=1, iscrowd=1, id=2), 'each new value should be counted'
+    assert boxes == [dict(id=1, bbox=[1, 2, 3, 4], area=12, iscrowd=0),
+                     dict(id=2, bbox=[1, 2, 3, 4], area=5, iscrowd=1)], 'what the file says should stay, but for ids'
+    whole = content()['annotations']
+    assert complete(whole) == {} and whole == content()['annotations'], 'a complete file should stay as it is'
 
 
 def test_boxes_to_learn():

@@ -48,6 +48,20 @@ def test_a_whole_set_has_no_problem(tmp_path):
     assert report.table() == '4 images, 8 annotations, 2 categories: no problem found', report.table()
 
 
+def test_what_is_completed_is_told(tmp_path):
+    whole = content()
+    for number, box in enumerate(whole['annotations']):
+        box['id'] = number
+    del whole['annotations'][1]['iscrowd']
+    for box in whole['annotations'][:3]:
+        del box['area']
+    report = check_set(write_set(tmp_path, changes=whole))
+    assert report.completed == report.as_dict()['completed'] == dict(area=3, iscrowd=1, id=8), report.completed
+    assert not report.faults and not report.suffers, 'a file that can be completed is no problem'
+    assert report.table().endswith('\ntraining and evaluation fill in: area (3 annotations), iscrowd (1 annotations), '
+                                   'ids from 1 (8 annotations)'), report.table()
+
+
 @pytest.mark.parametrize('kind', KINDS)
 def test_one_of_each_kind(tmp_path, kind):
     change, entry, what = KINDS[kind]
