@@ -3,7 +3,7 @@ import json
 import math
 import os
 from collections import Counter
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from ..errors import SetupError
 
@@ -155,6 +155,37 @@ def find_wrong(section: str, entry: Any, required: Dict[str, Dict[str, Rule]] = 
     return None
 
 
+def category_ids(categories: List[dict], classes: Sequence[str], name: str) -> List[int]:
+    """Find the category of each class by its name.
+
+    Args:
+        categories: Well-formed entries, in any order.
+        classes: The classes of the config; a class may not be listed twice.
+        name: What an error calls the file of the categories.
+
+    Returns:
+        The id of the category of each label.
+
+    Raises:
+        SetupError: A class has no category, or more than one, or is listed twice.
+    """
+    twice = [known for known, times in Counter(classes).items() if times > 1]
+    if twice:
+        raise SetupError(f'metainfo=dict(classes=...) lists {some(twice)} more than once: list each class once')
+    count = Counter(category['name'] for category in categories)
+    missing = [known for known in classes if known not in count]
+    if missing:
+        raise SetupError(f'{len(missing)} of the {len(classes)} classes of the data set ({some(missing)}) are not '
+                         f'among the {len(count)} categories of {name} ({some(list(count))}). Name its classes in the '
+                         'config: metainfo=dict(classes=...), and give the head as many num_classes')
+    repeated = [known for known in classes if count[known] > 1]
+    if repeated:
+        raise SetupError(f'{name} has several categories of the name {some(repeated)}: merge them under one id, or '
+                         'rename them')
+    ids = {category['name']: category['id'] for category in categories}
+    return [ids[known] for known in classes]
+
+
 def complete(annotations: List[dict]) -> Dict[str, int]:
     """Fill in, in place, what COCO's metric needs and files leave out: the area, ``iscrowd``, and ids above 0.
 
@@ -253,6 +284,11 @@ def show(value: Any, longest: int = 60) -> str:
     except RecursionError:
         return 'brackets within brackets'
     return text if len(text) <= longest else text[:longest] + '...'
+
+
+def some(names: List[str]) -> str:
+    """List the first names, for a message."""
+    return ', '.join(map(printable, names[:5])) + (', ...' if len(names) > 5 else '')
 
 
 def printable(text: str, longest: int = 300) -> str:

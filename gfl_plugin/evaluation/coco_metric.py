@@ -1,14 +1,14 @@
 """COCO's detection metric, computed by the fastest implementation that is installed."""
 import importlib.util
 import math
-from typing import Callable, Dict, Optional, Tuple
+from typing import Callable, Dict, List, Optional, Sequence, Tuple
 from unittest import mock
 
 from mmdet.evaluation.metrics import CocoMetric as MMDetCocoMetric
 from mmdet.evaluation.metrics import coco_metric
 from mmengine.logging import MMLogger
 
-from ..datasets.annotations import NOT_FINITE, REQUIRED_BY_METRIC, load_annotations
+from ..datasets.annotations import NOT_FINITE, REQUIRED_BY_METRIC, category_ids, load_annotations
 from ..datasets.coco import index_annotations
 from ..errors import SetupError
 from ..registry import METRICS
@@ -30,13 +30,15 @@ class CocoMetric(MMDetCocoMetric):
     The annotation file is checked and completed as for training: a missing ``area`` is that of the box, a missing
     ``iscrowd`` is 0, and ids count from 1. Boxes that are not finite are left out with a warning.
 
+    Unlike mmdet: each class finds its category in the file by its name, whatever the order of the categories.
+
     Args:
         ann_file: Path of the annotation file; without one the metric uses the ground truth of the data samples.
         backend: ``'faster-coco-eval'`` or ``'pycocotools'``; the first that is installed by default.
         args, kwargs: As MMDetection's.
 
     Raises:
-        SetupError: The backend is not installed, or the annotation file is not usable.
+        SetupError: The backend is not installed, the annotation file is not usable, or it has no category for a class.
     """
 
     def __init__(self, ann_file: Optional[str] = None, *args, backend: Optional[str] = None, **kwargs) -> None:
@@ -59,6 +61,22 @@ class CocoMetric(MMDetCocoMetric):
                 f'{self._ann_file}: {len(boxes) - len(finite)} boxes were dropped from the evaluation ({NOT_FINITE})')
             content['annotations'] = finite
         return index_annotations(content, self._classes[0])
+
+    @MMDetCocoMetric.dataset_meta.setter
+    def dataset_meta(self, dataset_meta: dict) -> None:
+        # MMEngine sets this when it builds a loop, so a class without a category ends a run before it starts.
+        self._dataset_meta = dataset_meta
+        if self._coco_api is not None:
+            self.cat_ids = sorted(self._ids_by_label())
+
+    def _ids_by_label(self) -> List[int]:
+        return category_ids(self._coco_api.dataset['categories'], self.dataset_meta['classes'], self._ann_file)
+
+    def results2json(self, results: Sequence[dict], outfile_prefix: str) -> dict:
+        # MMDetection indexes `cat_ids` with labels here. Its table of classes later indexes the precision with the same
+        # list, and COCO's evaluation sorts the ids.
+        with mock.patch.object(self, 'cat_ids', self._ids_by_label()):
+            return super().results2json(results, outfile_prefix)
 
     def compute_metrics(self, results: list) -> Dict[str, float]:
         # MMDetection's metric takes both classes from its module.

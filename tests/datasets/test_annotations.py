@@ -112,6 +112,12 @@ def test_a_class_under_two_ids_is_refused(tmp_path):
     assert len(build(tmp_path, classes=('other', ))) == 4, 'a class that is not used may have any number of ids'
 
 
+def test_a_class_listed_twice_is_refused(tmp_path):
+    """Its boxes would have one of its two labels."""
+    with pytest.raises(SetupError, match='lists thing more than once'):
+        build(write_set(tmp_path), classes=('thing', 'other', 'thing'))
+
+
 def test_a_list_of_images_will_do_for_inference(tmp_path):
     """As COCO's image_info_test-dev2017.json."""
     listing = content()

@@ -158,3 +158,68 @@ def test_results_for_a_server_need_no_annotations(tmp_path):
     METRICS.build(dict(settings, format_only=True, outfile_prefix=prefix))
     with pytest.raises(SetupError, match='boxes.json: annotations is missing from the file'):
         METRICS.build(settings)
+
+
+REORDERED = {  # of the file's categories, and of the config's classes
+    'classes': ([(1, 'cat'), (2, 'dog')], ('dog', 'cat')),
+    'categories': ([(2, 'dog'), (1, 'cat')], ('cat', 'dog')),
+    'ids': ([(2, 'cat'), (1, 'dog')], ('cat', 'dog')),
+    'both': ([(1, 'dog'), (7, 'bird'), (2, 'cat')], ('cat', 'bird', 'dog')),
+    'a_subset': ([(1, 'dog'), (7, 'bird'), (2, 'cat')], ('cat', 'dog')),
+    'one_class': ([(2, 'dog'), (1, 'cat')], ('cat', )),
+}
+
+
+@pytest.mark.parametrize('backend', evaluators())
+@pytest.mark.parametrize('kind', REORDERED)
+def test_classes_are_matched_by_name(tmp_path, backend, kind):
+    categories, classes = REORDERED[kind]
+    content = dict(truth(), categories=[dict(id=id, name=name) for id, name in categories])
+    results = evaluate_perfect(tmp_path / 'boxes.json', content, classes, backend=backend, classwise=True,
+                               outfile_prefix=str(tmp_path / 'results'))
+    assert_perfect(results)
+    assert {name for name in classes if f'coco/{name}_precision' in results} == set(classes), 'none should be missing'
+    written = json.loads((tmp_path / 'results.bbox.json').read_text())
+    expected = {(entry['image_id'], entry['category_id'], *entry['bbox']) for entry in content['annotations']
+                if dict(categories)[entry['category_id']] in classes}
+    assert {(entry['image_id'], entry['category_id'], *entry['bbox']) for entry in written} == expected, \
+        'a file of results should have the ids of the annotation file'
+
+
+@pytest.mark.parametrize('backend', evaluators())
+@pytest.mark.parametrize('kind', ['classes', 'categories', 'ids', 'both'])
+def test_each_class_gets_its_own_precision(tmp_path, backend, kind):
+    """COCO's evaluation sorts the ids, so its table of precisions is in another order than the classes."""
+    categories, classes = REORDERED[kind]
+    content = dict(truth(), categories=[dict(id=id, name=name) for id, name in categories])
+    (tmp_path / 'boxes.json').write_text(json.dumps(content))
+    metric = METRICS.build(dict(type='gfl_plugin.CocoMetric', ann_file=str(tmp_path / 'boxes.json'), backend=backend,
+                                classwise=True))
+    metric.dataset_meta = dict(classes=classes)
+    cat = {name: id for id, name in categories}['cat']
+    for image in content['images']:
+        boxes = torch.tensor([entry['bbox'] for entry in content['annotations']
+                              if entry['image_id'] == image['id'] and entry['category_id'] == cat])
+        boxes[:, 2:] += boxes[:, :2]
+        found = dict(bboxes=boxes, scores=torch.ones(3), labels=torch.full((3, ), classes.index('cat')))
+        metric.process({}, [dict(img_id=image['id'], ori_shape=(640, 640), pred_instances=found)])
+    results = metric.evaluate(len(content['images']))
+    assert (results['coco/cat_precision'], results['coco/dog_precision']) == (1, 0), 'only cats were found'
+
+
+def test_a_class_without_category_ends_an_evaluation_before_it_starts(tmp_path):
+    (tmp_path / 'boxes.json').write_text(json.dumps(truth()))
+    metric = METRICS.build(dict(type='gfl_plugin.CocoMetric', ann_file=str(tmp_path / 'boxes.json')))
+    with pytest.raises(SetupError, match=r'1 of the 3 classes of the data set \(bird\) .*boxes.json \(cat, dog\)'):
+        metric.dataset_meta = dict(classes=('cat', 'bird', 'dog'))
+
+
+def test_ground_truth_of_the_data_samples_will_do():
+    """Without an annotation file."""
+    metric = METRICS.build(dict(type='gfl_plugin.CocoMetric'))
+    metric.dataset_meta = dict(classes=('dog', 'cat'))
+    boxes = torch.tensor([[0., 0, 50, 50], [100, 100, 300, 300]])
+    instances = [dict(bbox=box, bbox_label=label) for label, box in enumerate(boxes.tolist())]
+    found = dict(bboxes=boxes, scores=torch.ones(2), labels=torch.arange(2))
+    metric.process({}, [dict(img_id=5, ori_shape=(400, 400), instances=instances, pred_instances=found)])
+    assert metric.evaluate(1)['coco/bbox_mAP'] == 1
