@@ -6,6 +6,7 @@ from collections import Counter
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from ..errors import SetupError
+from ..limits import usable_memory
 
 MALFORMED, DUPLICATE = 'malformed entries', 'duplicate ids'
 STRAY, UNKNOWN_CATEGORY = 'annotations without image', 'unknown categories'
@@ -80,14 +81,15 @@ def read_annotations(path: str, name: Optional[str] = None) -> Any:
         name: What to call it in an error, if not by its path.
 
     Raises:
-        SetupError: It cannot be read, is not JSON, or is larger than the machine's memory has room for.
+        SetupError: It cannot be read, is not JSON, or is larger than the memory of the machine or the container has
+            room for.
     """
     name = name or path
     try:
-        size, memory = os.path.getsize(path), _memory()
+        size, memory = os.path.getsize(path), usable_memory()
         if GROWTH * size > memory:  # before all else slows down, and the system ends this process or another
             raise SetupError(f'The annotation file {name} has {size / 1e9:,.2f} GB, takes at least {GROWTH} times as '
-                             f'much memory to be read, and this machine has {memory / 1e9:,.2f} GB')
+                             f'much memory to be read, and this process may use {memory / 1e9:,.2f} GB')
         with open(path, encoding='utf-8') as file:
             return json.load(file)
     except OSError as error:
@@ -96,14 +98,6 @@ def read_annotations(path: str, name: Optional[str] = None) -> Any:
         raise SetupError(f'The annotation file {name} is not JSON: byte {error.start} is not UTF-8') from error
     except (ValueError, RecursionError) as error:  # a number of 5,000 digits, and brackets within brackets, are JSON
         raise SetupError(f'The annotation file {name} is not usable JSON: {error}') from error
-
-
-def _memory() -> float:
-    """Of the machine, in bytes; infinite where the system does not say."""
-    try:
-        return os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
-    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
-        return math.inf
 
 
 def find_malformed(content: Any, needs_annotations: bool = True,

@@ -71,7 +71,7 @@ def test_what_is_not_json(tmp_path, kind):
 def test_a_file_beyond_the_memory_is_refused_before_it_is_read(tmp_path, monkeypatch):
     root = write_set(tmp_path)
     memory = 4 * (root / 'boxes.json').stat().st_size
-    monkeypatch.setattr(annotations, '_memory', lambda: memory)
+    monkeypatch.setattr(annotations, 'usable_memory', lambda: memory)
     build(root)
     with open(root / 'boxes.json', 'r+b') as file:
         file.truncate(10 * 10**6)
