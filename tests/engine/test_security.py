@@ -9,12 +9,14 @@ import subprocess
 import numpy as np
 import pytest
 import torch
+from mmdet.apis import DetInferencer
 from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
 from tool_runs import ROOT, SHAPES, SMALL, on_shapes, parse, run
 
 from gfl_plugin import engine
-from gfl_plugin.compat.checkpoints import UnsafeCheckpointError
+from gfl_plugin.compat.checkpoints import UnsafeCheckpointError, trusting
+from gfl_plugin.errors import SetupError
 
 QUICK = ['train_cfg.max_epochs=2', 'train_cfg.val_begin=99', 'train_dataloader.dataset.num_images=4']
 
@@ -55,8 +57,9 @@ def chain(code):
 def hostile(kind, content, witness, path):
     """Write a checkpoint that leaves a witness if anything in it is run."""
     touch, python = f'touch {witness}', f'open({str(witness)!r}, "w").close()'
-    if kind == 'config_text':  # which MMEngine's runner executes, to look for the GPUs of a run of MMCV 1
+    if kind == 'config_text':  # MMEngine's runner executes one of them, its inferencer the others
         content['meta'].update(config=python, cfg=python)
+        content['message_hub']['runtime_info']['cfg'] = python
     elif kind == 'system_in_meta':
         content['meta']['time'] = Call(os.system, touch)
     elif kind == 'popen_in_state_dict':
@@ -122,7 +125,17 @@ def study(data, path, work_dir):
                          '--cfg-options', *SMALL))
 
 
-DOORS = (resume, resume_what_the_folder_names, load_from, pretrained, evaluate, study)
+def infer(data, path, work_dir):
+    config = next((data.parent / 'run').glob('*.py'))
+    DetInferencer(model=str(config), weights=str(path), device='cpu', show_progress=False)
+
+
+def infer_without_config(data, path, work_dir):
+    """MMDetection builds the model from the config that the checkpoint carries, which is Python text."""
+    DetInferencer(weights=str(path), device='cpu', show_progress=False)
+
+
+DOORS = (resume, resume_what_the_folder_names, load_from, pretrained, evaluate, study, infer, infer_without_config)
 # Each kind by one door, and each door with two kinds; the others take a minute.
 ALL = [pytest.param(door, kind, marks=() if door is resume or kind in KINDS[:2] else pytest.mark.soak)
        for kind in KINDS for door in DOORS]
@@ -132,8 +145,12 @@ ALL = [pytest.param(door, kind, marks=() if door is resume or kind in KINDS[:2] 
 def test_nothing_in_a_checkpoint_is_run(enter, kind, trained, tmp_path):
     content = torch.load(trained / 'run' / 'epoch_1.pth', weights_only=True)
     hostile(kind, content, tmp_path / 'witness', tmp_path / 'stranger.pth')
-    # Text is data, which nothing executes any more.
-    refused = contextlib.nullcontext() if kind == 'config_text' else pytest.raises(UnsafeCheckpointError)
+    if enter is infer_without_config:
+        refused = pytest.raises(SetupError, match=r'stranger\.pth.*model=CONFIG')
+    elif kind == 'config_text':  # it is removed, and the rest of the checkpoint is used
+        refused = contextlib.nullcontext()
+    else:
+        refused = pytest.raises(UnsafeCheckpointError)
     with refused:
         enter(trained / 'data', tmp_path / 'stranger.pth', str(tmp_path / 'work'))
     assert not (tmp_path / 'witness').exists(), f'{kind} was run'
@@ -149,10 +166,38 @@ def test_the_attacks_are_real(kind, trained, tmp_path):
     else:
         content = torch.load(tmp_path / 'stranger.pth', weights_only=False)
     if kind == 'config_text':
-        Config.fromstring(content['meta']['config'], file_format='.py')
+        texts = content['meta']['config'], content['meta']['cfg'], content['message_hub']['runtime_info']['cfg']
+        for text in texts:
+            Config.fromstring(text, file_format='.py')
+            (tmp_path / 'witness').unlink()
+        Config.fromstring(texts[0], file_format='.py')
     if kind == 'popen_in_state_dict':
         content['state_dict']['backbone.conv1.weight'].wait()
     assert (tmp_path / 'witness').exists()
+
+
+def test_trust_covers_the_checkpoint_that_a_command_names_alone(trained, tmp_path):
+    """The weights of a backbone come from somebody else."""
+    for name in ('mine', 'strangers'):
+        content = torch.load(trained / 'run' / 'epoch_1.pth', weights_only=True)
+        hostile('system_in_meta', content, tmp_path / f'witness_of_{name}', tmp_path / f'{name}.pth')
+    mine, strangers = tmp_path / 'mine.pth', tmp_path / 'strangers.pth'
+    backbone = [f'model.backbone.init_cfg.{option}' for option in ('type=Pretrained', f'checkpoint={strangers}')]
+    with pytest.raises(UnsafeCheckpointError, match='strangers'):
+        engine.train(on_shapes('train', trained / 'data', '--resume', str(mine), '--trust-checkpoint', '--work-dir',
+                               str(tmp_path / 'work'), settings=[*QUICK, *backbone]))
+    assert not (tmp_path / 'witness_of_strangers').exists(), 'the weights of the backbone were run'
+    engine.test(on_shapes('test', trained / 'data', str(mine), '--trust-checkpoint', '--work-dir',
+                          str(tmp_path / 'work'), settings=QUICK))
+    assert (tmp_path / 'witness_of_mine').exists(), 'the named checkpoint should be trusted'
+
+
+def test_a_trusted_checkpoint_brings_its_config(trained, tmp_path):
+    path = str(trained / 'run' / 'epoch_1.pth')
+    with trusting(path):
+        inferencer = DetInferencer(weights=path, device='cpu', show_progress=False)
+    image = next((trained / 'data').rglob('*.png'))
+    assert inferencer(str(image), no_save_vis=True)['predictions'][0]['bboxes']
 
 
 # ---- shells and sockets ----
