@@ -5,7 +5,7 @@ ENV = .venv$(if $(filter-out onedl,$(STACK)),-$(STACK))
 RUN = $(ENV)/bin/python
 PINS = -c constraints.txt -c constraints-torch.txt
 
-.PHONY: env demo test soak
+.PHONY: env demo lint test soak
 env: $(ENV)/.installed
 
 # Both stacks pull the desktop build of OpenCV, which needs libGL; the headless one overwrites it, so it has to come last.
@@ -25,6 +25,10 @@ demo: env
 $(ENV)/.timm: $(ENV)/.installed
 	$(ENV)/bin/pip install --disable-pip-version-check -q --no-deps $(PINS) timm torchvision
 	@touch $@
+
+# The rules are in pyproject.toml.
+lint: env
+	$(RUN) -m ruff check .
 
 test: $(ENV)/.timm
 	$(RUN) -m pytest $(ARGS)
