@@ -74,8 +74,8 @@ def refusing(source: str) -> Iterator[None]:
         raise UnsafeCheckpointError(
             f'{source} is refused: to be loaded it needs {offender}, which is not in the list of what a training run '
             'saves, and might run code. If you trust whoever wrote the file: --trust-checkpoint loads the checkpoint '
-            'that you name to a tool, and gfl_plugin.compat.checkpoints.trusting(NAME) any file in your own code') \
-            from None
+            'that you name to a tool, and gfl_plugin.compat.checkpoints.trusting(NAME) any file in your own '
+            'code') from None
 
 
 def load_checkpoint(filename: str, map_location: Any = None, logger: Any = 'current') -> dict:
