@@ -3,16 +3,17 @@ STACK ?= onedl
 PYTHON ?= python3
 ENV = .venv$(if $(filter-out onedl,$(STACK)),-$(STACK))
 RUN = $(ENV)/bin/python
+PINS = -c constraints.txt -c constraints-torch.txt
 
-.PHONY: env demo test soak
+.PHONY: env demo lint test soak
 env: $(ENV)/.installed
 
 # Both stacks pull the desktop build of OpenCV, which needs libGL; the headless one overwrites it, so it has to come last.
-$(ENV)/.installed: pyproject.toml constraints.txt
+$(ENV)/.installed: pyproject.toml constraints.txt constraints-torch.txt
 	$(PYTHON) -m venv $(ENV)
-	$(ENV)/bin/pip install --disable-pip-version-check -q -c constraints.txt -e ".[$(STACK),test,analysis]"
+	$(ENV)/bin/pip install --disable-pip-version-check -q $(PINS) -e ".[$(STACK),test,analysis]"
 	$(ENV)/bin/pip uninstall -q -y opencv-python opencv-python-headless
-	$(ENV)/bin/pip install --disable-pip-version-check -q --no-deps -c constraints.txt opencv-python-headless
+	$(ENV)/bin/pip install --disable-pip-version-check -q --no-deps $(PINS) opencv-python-headless
 	@touch $@
 
 # Train on shapes that draw themselves, evaluate, save pictures; ends by printing AP and where they are.
@@ -22,8 +23,12 @@ demo: env
 # timm serves its tests alone, and comes without what it asks for: its torchvision would bring another PyTorch. Beside
 # one for CPUs torchvision does not import until tests/timm_setup.py helps it to; nothing else here minds.
 $(ENV)/.timm: $(ENV)/.installed
-	$(ENV)/bin/pip install --disable-pip-version-check -q --no-deps -c constraints.txt timm torchvision
+	$(ENV)/bin/pip install --disable-pip-version-check -q --no-deps $(PINS) timm torchvision
 	@touch $@
+
+# The rules are in pyproject.toml.
+lint: env
+	$(RUN) -m ruff check .
 
 test: $(ENV)/.timm
 	$(RUN) -m pytest $(ARGS)

@@ -2,8 +2,10 @@
 
 Importing it heals the installed stack (:mod:`gfl_plugin.compat`) and registers the plugin's types, in that order.
 """
+from . import limits
 from .compat import stack
 
+limits.limit_opencv()  # before the stack: OpenCV reads its limit when mmcv loads it
 stack.require()
 
 from .compat import checkpoints, ops, packages, vision  # noqa: E402

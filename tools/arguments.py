@@ -14,7 +14,8 @@ def parser(doc: str, config: Optional[str] = None) -> argparse.ArgumentParser:
                         help='settings that override the config, such as optim_wrapper.optimizer.lr=0.005; a list is '
                         'key="[a,b]" or key=a,b')
     result.add_argument('--trust-checkpoint', action='store_true',
-                        help='load checkpoints with full pickle: a file can then run any code on this machine')
+                        help='load the checkpoint that this command names, or resumes, with full pickle: the file can '
+                        'then run any code on this machine; other files, such as the weights of a backbone, cannot')
     result.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none',
                         help='what started this process, if it is one of several')
     result.add_argument('--local_rank', '--local-rank', type=int, help=argparse.SUPPRESS)  # torch.distributed.launch

@@ -1,23 +1,32 @@
-"""Checkpoints are loaded weights-only, always: a file from a stranger runs no code.
+"""Checkpoints are loaded weights-only: a file from a stranger runs no code.
 
 MMEngine 0.10.7 cannot load its own checkpoints under PyTorch >= 2.6, and onedl-mmengine falls back to an unsafe load.
-Both are replaced here by a weights-only load with an allow-list of what a runner saves. :func:`trusting` is the one way
-around it.
+This module replaces both by a weights-only load with an allow-list of what a runner saves. MMEngine also executes the
+texts of configs that a checkpoint carries, so this module removes them. :func:`trusting` makes an exception for the
+files that it names.
 """
 import contextlib
 import os
 import pickle
 import re
-from typing import Any, Iterator
+from typing import Any, FrozenSet, Iterator, Optional
 
 import numpy as np
 import torch
+from mmengine.infer import BaseInferencer
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader, checkpoint
 
 from ..errors import SetupError
 
-_trusted = False
+# The texts that MMEngine executes as Python: Runner.resume looks for the `gpu_ids` of MMCV 1.x in the first one, and
+# BaseInferencer builds its model from one of the others if it is given no config.
+EXECUTED_TEXTS = (('meta', 'config'), ('meta', 'cfg'), ('message_hub', 'runtime_info', 'cfg'))
+
+_trusted: FrozenSet[str] = frozenset()
+_is_loading_trusted = False
+_load_by_scheme = CheckpointLoader.load_checkpoint
+_init_model = BaseInferencer._init_model
 
 
 class UnsafeCheckpointError(pickle.UnpicklingError):
@@ -29,14 +38,26 @@ class MissingCheckpointError(SetupError, FileNotFoundError):
 
 
 @contextlib.contextmanager
-def trusting() -> Iterator[None]:
-    """Within it, checkpoints are loaded with full pickle, which runs any code that the file asks for."""
+def trusting(*names: str) -> Iterator[None]:
+    """Within it, the named checkpoints are loaded with full pickle, which runs any code that such a file asks for.
+
+    All other files, such as the weights of a backbone, are still loaded weights-only.
+
+    Args:
+        names: Paths, or the URLs by which MMEngine is told to load them.
+    """
     global _trusted
-    before, _trusted = _trusted, True
+    before, _trusted = _trusted, _trusted.union(map(_identity, names))
     try:
         yield
     finally:
         _trusted = before
+
+
+def _identity(name: str) -> str:
+    """What two names of the same file have in common."""
+    name = os.fspath(name)
+    return name if '://' in name else os.path.realpath(os.path.expanduser(name))
 
 
 @contextlib.contextmanager
@@ -52,38 +73,74 @@ def refusing(source: str) -> Iterator[None]:
         offender = f'the global `{named[1].strip(chr(39))}`' if named else reason
         raise UnsafeCheckpointError(
             f'{source} is refused: to be loaded it needs {offender}, which is not in the list of what a training run '
-            'saves, and might run code. If you trust whoever wrote the file, pass --trust-checkpoint to the tool (or '
-            'wrap the call in gfl_plugin.compat.checkpoints.trusting()).') from None
+            'saves, and might run code. If you trust whoever wrote the file: --trust-checkpoint loads the checkpoint '
+            'that you name to a tool, and gfl_plugin.compat.checkpoints.trusting(NAME) any file in your own '
+            'code') from None
 
 
-def load_file(file: Any, map_location: Any = None, weights_only: Any = None) -> dict:
-    """Load a checkpoint from a path or an open file, weights-only unless :func:`trusting`.
+def load_checkpoint(filename: str, map_location: Any = None, logger: Any = 'current') -> dict:
+    """Load a checkpoint from wherever MMEngine can, in place of ``CheckpointLoader.load_checkpoint``.
+
+    Raises:
+        UnsafeCheckpointError: The file needs more than data to be rebuilt, and it is not trusted.
+        SetupError: The file holds something other than a checkpoint.
+    """
+    global _is_loading_trusted
+    before, _is_loading_trusted = _is_loading_trusted, _identity(filename) in _trusted
+    try:
+        with refusing(filename):
+            loaded = _load_by_scheme(filename, map_location, logger)
+        if not isinstance(loaded, dict):
+            raise SetupError(f'{filename} is not a checkpoint: it holds a {type(loaded).__name__}, not a dict')
+        if not _is_loading_trusted:
+            for text in EXECUTED_TEXTS:
+                _remove(loaded, *text)
+        return loaded
+    finally:
+        _is_loading_trusted = before
+
+
+def _remove(content: dict, name: str, *rest: str) -> None:
+    """Remove ``content[name]``, or what the rest of the names leads to within it."""
+    if name not in content:
+        return
+    if rest and isinstance(content[name], dict):
+        _remove(content[name], *rest)
+    else:  # The text itself, or an object that is no dict and has the text under its name, such as a NumPy record.
+        del content[name]  # An OrderedDict from a stranger may have a `pop` of its own.
+
+
+def load_file(file: Any, map_location: Any = None, weights_only: Any = None) -> Any:
+    """Load a path or an open file, weights-only unless :func:`load_checkpoint` asks for it by a trusted name.
 
     ``weights_only`` is ignored; it is there because MMEngine's own function, which this replaces, has it.
     """
     with refusing(str(getattr(file, 'name', file))):
-        return _without_code(torch.load(file, map_location=map_location, weights_only=not _trusted))
+        return torch.load(file, map_location=map_location, weights_only=not _is_loading_trusted)
 
 
-def load_url(url: str, **kwargs) -> dict:
-    """Load a checkpoint from the web, or its cached copy, weights-only unless :func:`trusting`."""
-    with refusing(url):
-        return _without_code(torch.hub.load_state_dict_from_url(url, weights_only=not _trusted, **kwargs))
+def load_url(url: str, **kwargs) -> Any:
+    """Load a file from the web, or its cached copy, weights-only as :func:`load_file`."""
+    return torch.hub.load_state_dict_from_url(url, weights_only=not _is_loading_trusted, **kwargs)
 
 
-def load_from_local(filename: str, map_location: Any = None) -> dict:
+def load_from_local(filename: str, map_location: Any = None) -> Any:
     filename = os.path.expanduser(filename)
     if not os.path.isfile(filename):
         raise MissingCheckpointError(f'There is no checkpoint {filename}')
     return load_file(filename, map_location)
 
 
-def _without_code(loaded: Any) -> Any:
-    # `Runner.resume` executes the text of the config that a checkpoint carries as Python, to look for the `gpu_ids` of
-    # MMCV 1.x. Nothing else reads it, so it does not get that far.
-    if not _trusted and isinstance(loaded, dict) and isinstance(loaded.get('meta'), dict):
-        loaded['meta'].pop('config', None)
-    return loaded
+def init_model(inferencer: BaseInferencer, cfg: dict, weights: Optional[str], device: str = 'cpu') -> torch.nn.Module:
+    """Build an inferencer's model, in place of ``BaseInferencer._init_model``.
+
+    Raises:
+        SetupError: There is no config but the text in the checkpoint, and the checkpoint is not trusted.
+    """
+    if not cfg and _identity(weights) not in _trusted:
+        raise SetupError(f'{weights} needs its config, as {type(inferencer).__name__}(model=CONFIG, weights=...). The '
+                         'checkpoint may hold one, but as Python text, and that is not executed')
+    return _init_model(inferencer, cfg, weights, device)
 
 
 def _statistic(owner: type, name: str) -> Any:
@@ -97,7 +154,7 @@ def _statistic(owner: type, name: str) -> Any:
 
 
 def install() -> None:
-    """Make every checkpoint that MMEngine loads go through here."""
+    """Make MMEngine load every checkpoint through this module."""
     multiarray = getattr(np, '_core', np.core if np.__version__ < '2' else None).multiarray
     numeric = '?bhilqBHILQefdg'
     torch.serialization.add_safe_globals([
@@ -107,7 +164,9 @@ def install() -> None:
         *((getattr(multiarray, name), f'numpy.{core}.multiarray.{name}')
           for core in ('core', '_core') for name in ('_reconstruct', 'scalar')),
     ])
+    CheckpointLoader.load_checkpoint = staticmethod(load_checkpoint)
     CheckpointLoader.register_scheme(prefixes='', loader=load_from_local, force=True)
     checkpoint.load_from_local = load_from_local
     checkpoint.load_url = load_url
     checkpoint._safe_torch_load = load_file  # onedl-mmengine's, behind all its other schemes
+    BaseInferencer._init_model = init_model

@@ -1,10 +1,12 @@
-"""What a COCO-format annotation file must hold: read, and each entry that breaks the rules named. Needs no stack."""
+"""COCO-format annotation files: reading, checking and completing them. Needs no stack."""
 import json
 import math
 import os
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from collections import Counter
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from ..errors import SetupError
+from ..limits import usable_memory
 
 MALFORMED, DUPLICATE = 'malformed entries', 'duplicate ids'
 STRAY, UNKNOWN_CATEGORY = 'annotations without image', 'unknown categories'
@@ -47,7 +49,28 @@ REQUIRED: Dict[str, Dict[str, Rule]] = {
     'categories': dict(id=ID, name=NAME),
     'annotations': dict(id=ID, image_id=ID, category_id=ID, bbox=BOX),
 }
+# COCO's metric opens no image. MMDetection's own ground truth files leave the file names empty.
+REQUIRED_BY_METRIC: Dict[str, Dict[str, Rule]] = {**REQUIRED, 'images': dict(id=ID)}
 OPTIONAL: Dict[str, Dict[str, Rule]] = {'annotations': dict(area=NUMBER, iscrowd=FLAG)}
+
+
+def load_annotations(path: str, name: str, needs_annotations: bool = True,
+                     required: Dict[str, Dict[str, Rule]] = REQUIRED) -> dict:
+    """Read, check and complete an annotation file.
+
+    Args:
+        path: Where the file is.
+        name: What an error calls the file.
+        needs_annotations: False if a file that only lists images will do.
+        required: The keys that the entries of each section must have.
+
+    Raises:
+        SetupError: The file cannot be read, or an entry is malformed.
+    """
+    content = read_annotations(path, name)
+    refuse(list(find_malformed(content, needs_annotations, required)), name)
+    complete(content.get('annotations', []))
+    return content
 
 
 def read_annotations(path: str, name: Optional[str] = None) -> Any:
@@ -58,14 +81,15 @@ def read_annotations(path: str, name: Optional[str] = None) -> Any:
         name: What to call it in an error, if not by its path.
 
     Raises:
-        SetupError: It cannot be read, is not JSON, or is larger than the machine's memory has room for.
+        SetupError: It cannot be read, is not JSON, or is larger than the memory of the machine or the container has
+            room for.
     """
     name = name or path
     try:
-        size, memory = os.path.getsize(path), _memory()
+        size, memory = os.path.getsize(path), usable_memory()
         if GROWTH * size > memory:  # before all else slows down, and the system ends this process or another
             raise SetupError(f'The annotation file {name} has {size / 1e9:,.2f} GB, takes at least {GROWTH} times as '
-                             f'much memory to be read, and this machine has {memory / 1e9:,.2f} GB')
+                             f'much memory to be read, and this process may use {memory / 1e9:,.2f} GB')
         with open(path, encoding='utf-8') as file:
             return json.load(file)
     except OSError as error:
@@ -76,39 +100,33 @@ def read_annotations(path: str, name: Optional[str] = None) -> Any:
         raise SetupError(f'The annotation file {name} is not usable JSON: {error}') from error
 
 
-def _memory() -> float:
-    """Of the machine, in bytes; infinite where the system does not say."""
-    try:
-        return os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
-    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
-        return math.inf
-
-
-def find_malformed(content: Any, needs_annotations: bool = True) -> Iterator[Fault]:
-    """Each entry, in the order of the file, that lacks a key, has a value of the wrong type, or repeats an id.
+def find_malformed(content: Any, needs_annotations: bool = True,
+                   required: Dict[str, Dict[str, Rule]] = REQUIRED) -> Iterator[Fault]:
+    """Find each entry that lacks a key, has a value of the wrong type, or repeats an id, in the order of the file.
 
     Args:
-        content: Of an annotation file.
-        needs_annotations: False where a file that only lists images will do.
+        content: The content of an annotation file.
+        needs_annotations: False if a file that only lists images will do.
+        required: The keys that the entries of each section must have.
     """
     if type(content) is not dict:
         yield Fault(MALFORMED, 'the file', f'holds {show(content)} where an object with images, annotations and '
                                            'categories should be')
         return
-    for section in REQUIRED:
+    for section in required:
         if section not in content and section == 'annotations' and not needs_annotations:
             continue
         if type(content.get(section)) is not list:
             yield Fault(MALFORMED, section, f'should be a list and is {show(content[section])}' if section in content
                         else 'is missing from the file')
             continue
-        yield from _check_section(section, content[section])
+        yield from _check_section(section, content[section], required)
 
 
-def _check_section(section: str, entries: list) -> Iterator[Fault]:
+def _check_section(section: str, entries: list, required: Dict[str, Dict[str, Rule]]) -> Iterator[Fault]:
     first: Dict[int, int] = {}
     for index, entry in enumerate(entries):
-        wrong = find_wrong(section, entry)
+        wrong = find_wrong(section, entry, required)
         if wrong:
             yield Fault(MALFORMED, name_entry(section, index, entry), wrong)
         if type(entry) is dict and _is_id(entry.get('id')) and first.setdefault(entry['id'], index) != index:
@@ -116,11 +134,11 @@ def _check_section(section: str, entries: list) -> Iterator[Fault]:
                         f'has the id of {section}[{first[entry["id"]]}]')
 
 
-def find_wrong(section: str, entry: Any) -> Optional[str]:
-    """The first rule of its section that an entry breaks, as a clause that goes on after its name; None if none."""
+def find_wrong(section: str, entry: Any, required: Dict[str, Dict[str, Rule]] = REQUIRED) -> Optional[str]:
+    """Say which rule of its section an entry breaks first, as a clause that follows its name; None if none."""
     if type(entry) is not dict:
         return f'is {show(entry)}, not an object'
-    for key, (will_do, expected) in REQUIRED[section].items():
+    for key, (will_do, expected) in required[section].items():
         if key not in entry:
             return f'has no {key}'
         if not will_do(entry[key]):
@@ -129,6 +147,64 @@ def find_wrong(section: str, entry: Any) -> Optional[str]:
         if key in entry and not will_do(entry[key]):
             return f'has the {key} {show(entry[key])}, not {expected}'
     return None
+
+
+def category_ids(categories: List[dict], classes: Sequence[str], name: str) -> List[int]:
+    """Find the category of each class by its name.
+
+    Args:
+        categories: Well-formed entries, in any order.
+        classes: The classes of the config; a class may not be listed twice.
+        name: What an error calls the file of the categories.
+
+    Returns:
+        The id of the category of each label.
+
+    Raises:
+        SetupError: A class has no category, or more than one, or is listed twice.
+    """
+    twice = [known for known, times in Counter(classes).items() if times > 1]
+    if twice:
+        raise SetupError(f'metainfo=dict(classes=...) lists {some(twice)} more than once: list each class once')
+    count = Counter(category['name'] for category in categories)
+    missing = [known for known in classes if known not in count]
+    if missing:
+        raise SetupError(f'{len(missing)} of the {len(classes)} classes of the data set ({some(missing)}) are not '
+                         f'among the {len(count)} categories of {name} ({some(list(count))}). Name its classes in the '
+                         'config: metainfo=dict(classes=...), and give the head as many num_classes')
+    repeated = [known for known in classes if count[known] > 1]
+    if repeated:
+        raise SetupError(f'{name} has several categories of the name {some(repeated)}: merge them under one id, or '
+                         'rename them')
+    ids = {category['name']: category['id'] for category in categories}
+    return [ids[known] for known in classes]
+
+
+def complete(annotations: List[dict]) -> Dict[str, int]:
+    """Fill in, in place, what COCO's metric needs and files leave out: the area, ``iscrowd``, and ids above 0.
+
+    Without them pycocotools raises KeyError, and faster-coco-eval takes every object for a small one. Both read the
+    annotation id 0 as "not matched".
+
+    Args:
+        annotations: Well-formed entries. If one has an id below 1, all of them get new ids, which count from 1.
+
+    Returns:
+        How many annotations got a new value, by key; only keys that were completed.
+    """
+    filled: Counter = Counter()
+    renumber = any(annotation['id'] < 1 for annotation in annotations)
+    for number, annotation in enumerate(annotations, 1):
+        if 'area' not in annotation:
+            annotation['area'] = annotation['bbox'][2] * annotation['bbox'][3]
+            filled['area'] += 1
+        if 'iscrowd' not in annotation:
+            annotation['iscrowd'] = 0
+            filled['iscrowd'] += 1
+        if renumber:
+            annotation['id'] = number
+            filled['id'] += 1
+    return dict(filled)
 
 
 def why_dropped(annotation: dict, width: float, height: float) -> Optional[str]:
@@ -203,6 +279,10 @@ def show(value: Any, longest: int = 60) -> str:
         return 'brackets within brackets'
     return text if len(text) <= longest else text[:longest] + '...'
 
+
+def some(names: List[str]) -> str:
+    """List the first names, for a message."""
+    return ', '.join(map(printable, names[:5])) + (', ...' if len(names) > 5 else '')
 
 
 def printable(text: str, longest: int = 300) -> str:

@@ -1,6 +1,8 @@
 """Every problem of a COCO-format data set, before a training meets it."""
 import json
 import os
+import textwrap
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
@@ -14,15 +16,20 @@ from .images import open_image
 UNUSABLE, NO_IMAGES = 'unusable file', 'no images'
 MISSING, UNREADABLE, WRONG_SIZE = 'missing images', 'unreadable images', 'images of another size'
 FAR_SIDES = 'boxes beyond reg_max'
+REPEATED = 'repeated class names'
 # What a training makes of each, in the order of the table.
 REFUSED, MISPLACED, LOST, CUT = 'does not start', 'learns wrong boxes', 'goes on without', 'learns them cut off'
+REFUSED_IF_USED = 'does not start with them'
+STOPS = (REFUSED, REFUSED_IF_USED)
 EFFECTS = {
     **dict.fromkeys((UNUSABLE, NO_IMAGES, rules.MALFORMED, rules.DUPLICATE), REFUSED),
+    REPEATED: REFUSED_IF_USED,
     WRONG_SIZE: MISPLACED,
     **dict.fromkeys((MISSING, UNREADABLE, rules.STRAY, rules.UNKNOWN_CATEGORY, rules.NOT_FINITE, rules.NO_AREA,
                      rules.OUTSIDE, rules.THIN, rules.NO_AREA_ENTRY), LOST),
     FAR_SIDES: CUT}
 OF_IMAGES = (MISSING, UNREADABLE, WRONG_SIZE)
+NO_BREAK = '\xa0'
 Indexed = Tuple[int, dict]  # the place of a well-formed entry in its section, and the entry
 
 
@@ -35,42 +42,70 @@ class Limits(NamedTuple):
     tolerance: float = 0.01  # share of images, or boxes, that a training can do without
 
 
+class ClassCount(NamedTuple):
+    """A category of the file."""
+    id: int
+    name: str
+    annotations: int
+
+
 class Report(NamedTuple):
-    """What is wrong with a data set."""
+    """What is in a data set, and what is wrong with it."""
     counts: Dict[str, int]  # of entries by section
+    classes: List[ClassCount]  # in the order of the file
+    completed: Dict[str, int]  # how many annotations lack a key that training and evaluation fill in, by key
     faults: Dict[str, List[Fault]]  # by kind, none empty
     tolerance: float
 
     @property
     def suffers(self) -> bool:
         """Whether a training would: it does not start, learns boxes out of place, or loses more than is tolerated."""
-        return any(EFFECTS[kind] in (REFUSED, MISPLACED) or self.share(kind) > self.tolerance for kind in self.faults)
+        return any(EFFECTS[kind] in (*STOPS, MISPLACED) or self.share(kind) > self.tolerance for kind in self.faults)
 
     def share(self, kind: str) -> float:
         """The share of images, or of annotations, with a problem."""
         return len(self.faults[kind]) / max(self.counts['images' if kind in OF_IMAGES else 'annotations'], 1)
 
     def table(self) -> str:
-        """The problems by kind, with the first entries of each, for a reader."""
+        """Describe the data set for a reader: what is in it, and each kind of problem with its first entries."""
         head = ', '.join(f'{count} {section}' for section, count in self.counts.items())
+        contents = [*self._describe_classes(), *self._describe_completed()]
         if not self.faults:
-            return f'{head}: no problem found'
+            return '\n'.join([f'{head}: no problem found', *contents])
         rows = [('problem', 'count', 'share', 'training')] + [
-            (kind, str(len(faults)), '' if EFFECTS[kind] == REFUSED else f'{self.share(kind):.2%}', EFFECTS[kind])
+            (kind, str(len(faults)), '' if EFFECTS[kind] in STOPS else f'{self.share(kind):.2%}', EFFECTS[kind])
             for kind, faults in self.faults.items()]
         widths = [max(map(len, column)) for column in zip(*rows)]
         lines = ['  '.join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
         for position, faults in enumerate(self.faults.values(), 1):
             lines[position] += _first(faults)
         end = 'Training would suffer' if self.suffers else f'Training would not suffer (up to {self.tolerance:.2%})'
-        return '\n'.join([head, *lines, end])
+        return '\n'.join([head, *contents, *lines, end])
+
+    def _describe_classes(self) -> List[str]:
+        if not self.classes:
+            return []
+        # textwrap does not break lines at a no-break space, and a printable name has none.
+        listed = [f'{rules.printable(known.name)} ({known.annotations})' for known in self.classes]
+        lines = textwrap.wrap(', '.join(text.replace(' ', NO_BREAK) for text in listed), 116, break_long_words=False,
+                              break_on_hyphens=False)
+        return ['classes in the order of the file, each with the number of its annotations:',
+                *(f'    {line.replace(NO_BREAK, " ")}' for line in lines)]
+
+    def _describe_completed(self) -> List[str]:
+        names = dict(self.completed)
+        if 'id' in names:
+            names['ids from 1'] = names.pop('id')
+        filled = ', '.join(f'{name} ({count} annotations)' for name, count in names.items())
+        return [f'training and evaluation fill in: {filled}'] if filled else []
 
     def as_dict(self) -> Dict[str, Any]:
-        """All of it, each entry included, for a program."""
+        """Describe all of it, each entry included, for a program."""
         problems = [dict(problem=kind, training=EFFECTS[kind], count=len(faults), share=self.share(kind),
                          entries=[dict(entry=fault.entry, what=fault.what) for fault in faults])
                     for kind, faults in self.faults.items()]
-        return dict(counts=self.counts, tolerance=self.tolerance, suffers=self.suffers, problems=problems)
+        return dict(counts=self.counts, classes=[known._asdict() for known in self.classes], completed=self.completed,
+                    tolerance=self.tolerance, suffers=self.suffers, problems=problems)
 
 
 def _first(faults: List[Fault], most: int = 3) -> str:
@@ -97,21 +132,24 @@ def check(annotation_file: str, images: str, limits: Limits = Limits(), threads:
     try:
         content = rules.read_annotations(annotation_file)
     except SetupError as error:
-        return _report({}, [Fault(UNUSABLE, 'the file', str(error))], limits)
-    entries = {section: _well_formed(content, section) for section in ('images', 'annotations', 'categories')}
+        return _report({}, _well_formed({}), [Fault(UNUSABLE, 'the file', str(error))], limits)
+    entries = _well_formed(content)
     faults = [*rules.find_malformed(content), *_check_boxes(entries, limits)]
+    faults += _check_names(entries['categories'])
     faults += _check_files(entries['images'], images, threads)
     if not entries['images']:
         faults.append(Fault(NO_IMAGES, 'images', 'has no entry that can be used'))
-    return _report(content, faults, limits)
+    return _report(content, entries, faults, limits)
 
 
-def _report(content: Any, faults: List[Fault], limits: Limits) -> Report:
+def _report(content: Any, entries: Dict[str, List[Indexed]], faults: List[Fault], limits: Limits) -> Report:
     by_kind: Dict[str, List[Fault]] = {kind: [] for kind in EFFECTS}
     for fault in faults:
         by_kind[fault.kind].append(fault)
-    counts = {section: len(_section(content, section)) for section in ('images', 'annotations', 'categories')}
-    return Report(counts, {kind: found for kind, found in by_kind.items() if found}, limits.tolerance)
+    counts = {section: len(_section(content, section)) for section in entries}
+    completed = rules.complete([box for _, box in entries['annotations']])  # last: faults name the ids of the file
+    return Report(counts, _count_classes(entries), completed,
+                  {kind: found for kind, found in by_kind.items() if found}, limits.tolerance)
 
 
 def _section(content: Any, section: str) -> list:
@@ -119,9 +157,28 @@ def _section(content: Any, section: str) -> list:
     return entries if type(entries) is list else []
 
 
-def _well_formed(content: Any, section: str) -> List[Indexed]:
-    return [(index, entry) for index, entry in enumerate(_section(content, section))
-            if rules.find_wrong(section, entry) is None]
+def _well_formed(content: Any) -> Dict[str, List[Indexed]]:
+    return {section: [(index, entry) for index, entry in enumerate(_section(content, section))
+                      if rules.find_wrong(section, entry) is None]
+            for section in ('images', 'annotations', 'categories')}
+
+
+# Classes.
+
+def _count_classes(entries: Dict[str, List[Indexed]]) -> List[ClassCount]:
+    counts = Counter(box['category_id'] for _, box in entries['annotations'])
+    return [ClassCount(category['id'], category['name'], counts[category['id']])
+            for _, category in entries['categories']]
+
+
+def _check_names(categories: List[Indexed]) -> Iterator[Fault]:
+    first: Dict[str, Indexed] = {}
+    for index, category in categories:
+        other, known = first.setdefault(category['name'], (index, category))
+        if known['id'] != category['id']:  # else both entries have one id, which is another problem
+            namesake = rules.name_entry('categories', other, known)
+            yield Fault(REPEATED, rules.name_entry('categories', index, category),
+                        f'has the name {rules.show(category["name"])} of {namesake}')
 
 
 # Boxes.

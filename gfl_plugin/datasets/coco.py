@@ -12,7 +12,7 @@ from mmengine.logging import MMLogger
 
 from ..errors import SetupError
 from ..registry import DATASETS
-from .annotations import STRAY, UNKNOWN_CATEGORY, find_malformed, printable, read_annotations, refuse, why_dropped
+from .annotations import STRAY, UNKNOWN_CATEGORY, category_ids, load_annotations, printable, some, why_dropped
 from .images import describe, find_damage, find_missing, open_image
 
 SET_ROOT = 'Set the data root with --data-root DIR, or with --cfg-options data_root=DIR'
@@ -23,6 +23,9 @@ UNSEEN, READ, UNREADABLE = range(3)  # what is known of an image
 @DATASETS.register_module()
 class CocoDataset(MMDetCocoDataset):
     """MMDetection's CocoDataset that says what is wrong with its files; other arguments as there.
+
+    Unlike mmdet: labels follow the order of ``metainfo['classes']``, whatever the order of the file's categories. Each
+    class finds its category by its name.
 
     Boxes without area, outside the image or not finite are dropped, with one warning that counts them; crowd boxes are
     to be ignored, as COCO says.
@@ -38,7 +41,7 @@ class CocoDataset(MMDetCocoDataset):
 
     Raises:
         SetupError: The annotation file or the folder of images is missing, an entry of the file is malformed, a class
-            is not among its categories, there is no image, or too many of them cannot be read.
+            has no category in the file or several, there is no image, or too many of them cannot be read.
     """
 
     def __init__(self, *args, max_unreadable: float = 0.01, **kwargs) -> None:
@@ -60,14 +63,12 @@ class CocoDataset(MMDetCocoDataset):
         return data_list
 
     def COCOAPI(self, path: str) -> COCO:
-        """The index of an annotation file: what MMDetection reads it with, once every entry has been checked."""
-        content = read_annotations(path, self.ann_file)
-        refuse(list(find_malformed(content, needs_annotations=not self.test_mode)), self.ann_file)
-        self._check_classes(content)
-        coco = COCO()
-        coco.dataset = content
-        coco.createIndex()
-        coco.img_ann_map, coco.cat_img_map = coco.imgToAnns, coco.catToImgs
+        """Check an annotation file and index it; MMDetection calls this where it would construct its own COCO."""
+        content = load_annotations(path, self.ann_file, needs_annotations=not self.test_mode)
+        coco = index_annotations(content, COCO)
+        # MMDetection asks the index for the ids of its classes. Its own answers in the order of the file's categories.
+        ids = category_ids(content['categories'], self.metainfo['classes'], self.ann_file)
+        coco.get_cat_ids = lambda cat_names: ids
         strays = sum(annotation['image_id'] not in coco.imgs for annotation in content.get('annotations', ()))
         if strays:  # MMDetection passes over them in silence
             self._dropped[STRAY] = strays
@@ -82,7 +83,6 @@ class CocoDataset(MMDetCocoDataset):
             if problem:
                 self._dropped[problem] += 1
             else:
-                box.setdefault('area', box['bbox'][2] * box['bbox'][3])  # MMDetection drops what has no area entry
                 usable.append(box)
         return super().parse_data_info(dict(raw_data_info, raw_ann_info=usable))
 
@@ -103,20 +103,6 @@ class CocoDataset(MMDetCocoDataset):
         images = self.data_prefix.get('img', '')
         if not os.path.isdir(images):
             raise SetupError(f'The folder of images {os.path.abspath(images)} does not exist. {SET_ROOT}')
-
-    def _check_classes(self, content: dict) -> None:
-        known = Counter(category['name'] for category in content['categories'])
-        missing = [name for name in self.metainfo['classes'] if name not in known]
-        if missing:
-            # MMDetection would number the classes that are left on, and every label after the gap would be wrong.
-            raise SetupError(f'{len(missing)} of the {len(self.metainfo["classes"])} classes of the data set '
-                             f'({_some(missing)}) are not among the {len(known)} categories of {self.ann_file} '
-                             f'({_some(sorted(known))}). Name its classes in the config: metainfo=dict(classes=...), '
-                             'and give the head as many num_classes')
-        repeated = [name for name in self.metainfo['classes'] if known[name] > 1]
-        if repeated:  # likewise
-            raise SetupError(f'{self.ann_file} has several categories of the name {_some(repeated)}: merge them under '
-                             'one id, or rename them')
 
     # Images.
 
@@ -202,7 +188,7 @@ class CocoDataset(MMDetCocoDataset):
                              f'({files}). The last one, {image}. {self._consequence()}')
 
     def _some_files(self, paths: List[str]) -> str:
-        return _some([os.path.relpath(path, self.data_prefix['img']) for path in paths])
+        return some([os.path.relpath(path, self.data_prefix['img']) for path in paths])
 
     def _consequence(self) -> str:
         if self.test_mode:
@@ -210,9 +196,14 @@ class CocoDataset(MMDetCocoDataset):
         return f'Training goes on without up to max_unreadable={self.max_unreadable:g} of them. {CHECK}'
 
 
+def index_annotations(content: dict, coco_class: type) -> COCO:
+    """Give pycocotools' class, or another one with its interface, annotations that are in memory already."""
+    coco = coco_class()
+    coco.dataset = content
+    coco.createIndex()
+    coco.img_ann_map, coco.cat_img_map = coco.imgToAnns, coco.catToImgs
+    return coco
+
+
 def _is_remote(path: str) -> bool:
     return re.match(r'[\w+.-]+://', path) is not None
-
-
-def _some(names: List[str]) -> str:
-    return ', '.join(map(printable, names[:5])) + (', ...' if len(names) > 5 else '')

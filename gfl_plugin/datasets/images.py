@@ -11,14 +11,13 @@ from typing import Iterable, Iterator, List, Optional, Tuple
 import cv2
 import numpy as np
 
+from ..limits import MOST_PIXELS
+
 JPEG, END_OF_JPEG, JPEG_SCAN = b'\xff\xd8', b'\xff\xd9', 0xda
 JPEG_FRAMES = frozenset(range(0xc0, 0xd0)) - {0xc4, 0xc8, 0xcc}  # the markers that a size follows
 PNG, END_OF_PNG = b'\x89PNG\r\n\x1a\n', b'IEND\xaeB`\x82'
 GIF = b'GIF8'
 HEAD, TAIL = 24, 8  # bytes: up to the size in a PNG; longer than either end
-# A few changed bytes make a small JPEG one of 65535 x 16000 pixels, which OpenCV decodes in 16 s and 6.6 GB; a GIF of
-# 60 bytes takes 5 GB. Of BMP, TIFF, PPM and WebP it finds the pixels missing in no time.
-MOST_PIXELS = 2**28
 
 
 def find_damage(path: str) -> Optional[str]:
@@ -128,9 +127,11 @@ def _check_content(content: bytes, file: int) -> Optional[str]:
 
 
 def describe(error: Exception) -> str:
-    """What an error says, on one line."""
+    """Say what is wrong with a file that could not be read, on one line."""
     if isinstance(error, FileNotFoundError):
         return 'missing'
+    if 'CV_IO_MAX_IMAGE_PIXELS' in str(error):
+        return 'it claims to have more pixels than OpenCV decodes (OPENCV_IO_MAX_IMAGE_PIXELS)'
     if isinstance(error, OSError):
         return (error.strerror or str(error)).lower()
     return ' '.join(str(error).split())

@@ -25,7 +25,6 @@ def newest_whole(folder: str) -> Resumable:
 
     Raises:
         SetupError: There are checkpoints, and none is whole.
-        UnsafeCheckpointError: One that would be used holds more than data.
     """
     damaged = []
     for path in _candidates(folder):
@@ -51,8 +50,8 @@ def damage(path: str) -> Optional[str]:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
         return broken and f'the checksum of {broken} is wrong'
-    except checkpoints.UnsafeCheckpointError:
-        raise
+    except checkpoints.UnsafeCheckpointError:  # The runner refuses the file, or loads it if the user trusts it.
+        return None
     except Exception as error:  # readers stumble in many ways over bytes that are not what they expect
         return (str(error).strip() or type(error).__name__).splitlines()[0]
 

@@ -59,7 +59,7 @@ def train(options: Options) -> Runner:
         RunError: The run cannot go on: a full disk, a loss that is not finite.
         Interrupted: A signal ended it, and it is saved.
     """
-    with _trust(options), _explaining_the_disk():
+    with _explaining_the_disk():
         config = load_config(options)
         _prepare_processes(config, options)
         start: _Start = _on_all_ranks(lambda: _decide_start(options, config))
@@ -69,7 +69,8 @@ def train(options: Options) -> Runner:
         for remark in start.remarks:
             runner.logger.warning(remark)
         try:
-            runner.train()
+            with _trust(options, start.checkpoint):
+                runner.train()
         finally:
             for hook in runner.hooks:
                 if isinstance(hook, InterruptHook):
@@ -113,7 +114,7 @@ def test(options: Options) -> Tuple[Runner, Dict[str, float]]:
         evaluator = config.test_evaluator
         evaluators = list(evaluator) if isinstance(evaluator, (list, tuple)) else [evaluator]
         config.test_evaluator = evaluators + [dict(type='DumpDetResults', out_file_path=options.out)]
-    with _trust(options):
+    with _trust(options, config.load_from):
         runner = _build(config, dump_config=False)
         return runner, runner.test()
 
@@ -125,7 +126,7 @@ def load_trained(config: Config, options: Options) -> Runner:
         SetupError: A mistake of the user's.
     """
     config.load_from, config.resume = _existing_file(options.checkpoint), False
-    with _trust(options):
+    with _trust(options, config.load_from):
         runner = _build(config, dump_config=False)
         runner.test_loop  # MMEngine builds it when it is first asked for
         for point in ('before_run', 'before_test'):
@@ -183,8 +184,9 @@ def _prepare_processes(config: Config, options: Options) -> None:
                          'torchrun and --launcher pytorch')
 
 
-def _trust(options: Options) -> ContextManager:
-    return checkpoints.trusting() if options.trust_checkpoint else contextlib.nullcontext()
+def _trust(options: Options, checkpoint: Optional[str]) -> ContextManager:
+    """Trust the checkpoint of a command, and no other file that the run loads, if ``--trust-checkpoint`` says so."""
+    return checkpoints.trusting(*([checkpoint] if options.trust_checkpoint and checkpoint else []))
 
 
 @contextlib.contextmanager

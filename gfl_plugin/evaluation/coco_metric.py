@@ -1,11 +1,15 @@
 """COCO's detection metric, computed by the fastest implementation that is installed."""
 import importlib.util
-from typing import Callable, Dict, Optional, Tuple
+import math
+from typing import Callable, Dict, List, Optional, Sequence, Tuple
 from unittest import mock
 
 from mmdet.evaluation.metrics import CocoMetric as MMDetCocoMetric
 from mmdet.evaluation.metrics import coco_metric
+from mmengine.logging import MMLogger
 
+from ..datasets.annotations import NOT_FINITE, REQUIRED_BY_METRIC, category_ids, load_annotations
+from ..datasets.coco import index_annotations
 from ..errors import SetupError
 from ..registry import METRICS
 
@@ -23,26 +27,58 @@ def evaluators() -> Dict[str, Tuple[Callable, Callable]]:
 class CocoMetric(MMDetCocoMetric):
     """MMDetection's CocoMetric by faster-coco-eval where it is installed, else by pycocotools: the same numbers.
 
+    The annotation file is checked and completed as for training: a missing ``area`` is that of the box, a missing
+    ``iscrowd`` is 0, and ids count from 1. Boxes that are not finite are left out with a warning.
+
+    Unlike mmdet: each class finds its category in the file by its name, whatever the order of the categories.
+
     Args:
+        ann_file: Path of the annotation file; without one the metric uses the ground truth of the data samples.
         backend: ``'faster-coco-eval'`` or ``'pycocotools'``; the first that is installed by default.
         args, kwargs: As MMDetection's.
 
     Raises:
-        SetupError: The backend is not installed.
+        SetupError: The backend is not installed, the annotation file is not usable, or it has no category for a class.
     """
 
-    def __init__(self, *args, backend: Optional[str] = None, **kwargs) -> None:
+    def __init__(self, ann_file: Optional[str] = None, *args, backend: Optional[str] = None, **kwargs) -> None:
         found = evaluators()
         if backend is not None and backend not in found:
             raise SetupError(f'CocoMetric(backend={backend!r}): installed are {", ".join(found)}')
         self._classes = found[backend or next(iter(found))]
-        with self._by_backend():
-            super().__init__(*args, **kwargs)
+        self._ann_file = ann_file
+        with mock.patch.object(coco_metric, 'COCO', self._load_truth):
+            super().__init__(ann_file, *args, **kwargs)
 
-    def _by_backend(self):
-        """MMDetection's metric takes its two classes from its module."""
-        return mock.patch.multiple(coco_metric, COCO=self._classes[0], COCOeval=self._classes[1])
+    def _load_truth(self, path: str):
+        """Index the checked and completed annotations; MMDetection calls this where it would construct its own COCO."""
+        content = load_annotations(path, self._ann_file, needs_annotations=not self.format_only,
+                                   required=REQUIRED_BY_METRIC)
+        boxes = content.get('annotations', [])
+        finite = [box for box in boxes if math.isfinite(sum(box['bbox']))]
+        if len(finite) < len(boxes):  # no detection can match the others, and they have no area
+            MMLogger.get_current_instance().warning(
+                f'{self._ann_file}: {len(boxes) - len(finite)} boxes were dropped from the evaluation ({NOT_FINITE})')
+            content['annotations'] = finite
+        return index_annotations(content, self._classes[0])
+
+    @MMDetCocoMetric.dataset_meta.setter
+    def dataset_meta(self, dataset_meta: dict) -> None:
+        # MMEngine sets this when it builds a loop, so a class without a category ends a run before it starts.
+        self._dataset_meta = dataset_meta
+        if self._coco_api is not None:
+            self.cat_ids = sorted(self._ids_by_label())
+
+    def _ids_by_label(self) -> List[int]:
+        return category_ids(self._coco_api.dataset['categories'], self.dataset_meta['classes'], self._ann_file)
+
+    def results2json(self, results: Sequence[dict], outfile_prefix: str) -> dict:
+        # MMDetection indexes `cat_ids` with labels here. Its table of classes later indexes the precision with the same
+        # list, and COCO's evaluation sorts the ids.
+        with mock.patch.object(self, 'cat_ids', self._ids_by_label()):
+            return super().results2json(results, outfile_prefix)
 
     def compute_metrics(self, results: list) -> Dict[str, float]:
-        with self._by_backend():
+        # MMDetection's metric takes both classes from its module.
+        with mock.patch.multiple(coco_metric, COCO=self._classes[0], COCOeval=self._classes[1]):
             return super().compute_metrics(results)

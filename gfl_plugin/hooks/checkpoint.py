@@ -1,12 +1,15 @@
 """Checkpoints that survive whatever happens while they are written."""
 import contextlib
 import os
-from typing import Dict, Iterator, List, Optional
+from typing import Any, Dict, Iterator, List, Tuple, Union
 
 import torch
 from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
+from mmengine.hooks import EMAHook
+from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
 
 from .. import files
@@ -22,8 +25,9 @@ class CheckpointHook(MMEngineCheckpointHook):
 
     Unlike MMEngine's, which removes the oldest checkpoint and then writes the newest in place, this one writes a
     temporary file, flushes it to disk, renames it, points to it (``last_checkpoint``), and only then removes the
-    oldest; so does it for the best. Weights that are not finite are not saved, for they would push out good ones.
-    Checkpoints in object stores, which are written whole anyway, are left to MMEngine.
+    oldest. Best checkpoints are saved the same way. The hook saves nothing while a weight, a buffer (such as the
+    statistics of BatchNorm), a moving average of them or a state of the optimizer is NaN or infinite: such a checkpoint
+    would push out a good one. Checkpoints in object stores, which are written whole anyway, are left to MMEngine.
 
     Raises:
         RunError: A checkpoint cannot be written. The ones before it are as they were.
@@ -39,7 +43,7 @@ class CheckpointHook(MMEngineCheckpointHook):
         """Save a run after an iteration that nothing else may save; the next regular checkpoint removes it.
 
         Returns:
-            Whether it was saved: its weights are finite.
+            Whether it was saved. It is not saved if one of its values is not finite.
         """
         is_finite = self._is_finite(runner)
         if is_finite:
@@ -145,13 +149,23 @@ class CheckpointHook(MMEngineCheckpointHook):
         """The best checkpoints so far, by the key of the message hub that names them."""
         return {key: path for key, path in runner.message_hub.runtime_info.items() if key.startswith('best_ckpt')}
 
-    @staticmethod
-    def _is_finite(runner: Runner) -> bool:
-        broken: Optional[str] = next((name for name, parameter in runner.model.named_parameters()
-                                      if not torch.isfinite(parameter).all()), None)
+    def _is_finite(self, runner: Runner) -> bool:
+        broken = next((name for name, value in self._tensors_to_save(runner)
+                       if value.is_floating_point() and not torch.isfinite(value).all()), None)
         if broken is not None:
             runner.logger.warning(f'No checkpoint is saved at iteration {runner.iter + 1}: {broken} is not finite')
         return broken is None
+
+    def _tensors_to_save(self, runner: Runner) -> Iterator[Tuple[str, torch.Tensor]]:
+        """The tensors of the model, of its moving averages and of the optimizer, with a name for the log."""
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        states = [('', model.state_dict())]
+        averages = [hook.ema_model.module for hook in runner.hooks if isinstance(hook, EMAHook)]
+        states += [('EMA of ', average.state_dict()) for average in averages]
+        if self.save_optimizer:
+            states += [('optimizer state ', state) for state in _optimizer_states(runner.optim_wrapper)]
+        for owner, state in states:
+            yield from ((owner + name, value) for name, value in state.items() if isinstance(value, torch.Tensor))
 
     def _is_local(self) -> bool:
         return isinstance(getattr(self.file_backend, 'client', self.file_backend), LocalBackend)
@@ -164,6 +178,12 @@ class CheckpointHook(MMEngineCheckpointHook):
             self.file_backend.remove(path)
         elif self.file_backend.isdir(path):  # DeepSpeed's are folders
             self.file_backend.rmtree(path)
+
+
+def _optimizer_states(wrapper: Union[OptimWrapper, OptimWrapperDict]) -> Iterator[Dict[str, Any]]:
+    """What each optimizer keeps for each parameter, such as its momentum."""
+    for single in wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]:
+        yield from (state for state in single.optimizer.state.values() if isinstance(state, dict))
 
 
 class _NotedRemovals:

@@ -1,4 +1,4 @@
-"""A run whose loss is not finite ends, with what is known of it, before it costs a night."""
+"""End a run whose loss is not finite before it costs a night, and report what is known about it."""
 import math
 import os
 from typing import Dict, List, Optional
@@ -14,16 +14,16 @@ from ..registry import HOOKS
 class LossGuardHook(Hook):
     """Stop when the loss has not been finite for some iterations in a row; count the steps that AMP skips.
 
-    Mixed precision skips a step whose gradient overflows and lowers its scale, which heals itself; the log counts them,
-    and so does ``skipped_steps`` of the message hub. :class:`CheckpointHook` saves no weights that are not finite, so
-    the last checkpoint is from before.
+    Mixed precision skips a step whose gradient overflows, and lowers its scale. Training recovers from that by itself,
+    so this hook only counts these steps, in the log and in ``skipped_steps`` of the message hub.
+    :class:`CheckpointHook` saves no values that are not finite, so the last checkpoint is from before.
 
     Args:
-        patience: Iterations in a row.
+        patience: The run ends after so many iterations in a row without a finite loss.
 
     Raises:
-        RunError: So it is. The message has the first of these iterations, its images, losses, learning rate and, where
-            ``clip_grad`` measures it, gradient norm.
+        RunError: The loss was not finite ``patience`` times in a row. The message has the first of these iterations,
+            with its images, losses, learning rate and, where ``clip_grad`` measures it, gradient norm.
     """
 
     def __init__(self, patience: int = 10) -> None:
@@ -56,7 +56,7 @@ class LossGuardHook(Hook):
             skipped = runner.message_hub.runtime_info.get('skipped_steps', 0) + 1
             runner.message_hub.update_info('skipped_steps', skipped)
             runner.logger.warning(f'The gradient overflowed in iteration {runner.iter + 1}: mixed precision skipped '
-                                  f'the step, the {skipped}. of this run, and lowered its scale to {self._scale:g}')
+                                  f'the step ({skipped} so far in this run) and lowered its scale to {self._scale:g}')
 
 
 def _report(runner: Runner, data_batch, losses: Dict[str, float]) -> str:

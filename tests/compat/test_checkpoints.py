@@ -1,7 +1,9 @@
 """Checkpoints are data: what a runner saves loads, and nothing in a file is run."""
+import contextlib
 import os
 import pickle
 import subprocess
+from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -35,7 +37,46 @@ def test_what_a_runner_saves_loads(tmp_path):
     assert loaded['message_hub']['log_scalars']['loss'].mean() == pytest.approx(7 / 3), 'statistics should go on'
     assert loaded['message_hub']['runtime_info']['lr'] == 0.1, 'NumPy scalars should load'
     assert loaded['message_hub']['scores'].tolist() == [0, 1, 2], 'NumPy arrays should load'
-    assert 'config' not in loaded['meta'], 'the config is Python that the runner would execute on resuming'
+
+
+EXECUTED = [(['meta'], 'config'), (['meta'], 'cfg'), (['message_hub', 'runtime_info'], 'cfg')]
+
+
+def shadowed(content):
+    """A dict whose methods lie: ``pop`` removes nothing and ``get`` finds nothing."""
+    result = OrderedDict(content)
+    result.pop = result.get = slice
+    return result
+
+
+def record(content):
+    """A NumPy record is no dict, but it answers ``record['cfg']``. It pickles as calls that a checkpoint may make."""
+    fields = [(name, 'U99') for name in content]
+    value = np.array(tuple(content.values()), dtype=fields)
+    scalar = np.float64(1).__reduce__()[0]
+    return Calls(scalar, Calls(np.dtype, fields), value.tobytes())
+
+
+@pytest.mark.parametrize('mapping', [dict, shadowed, record])
+@pytest.mark.parametrize('owners, name', EXECUTED)
+def test_text_that_would_be_executed_does_not_arrive(owners, name, mapping, tmp_path):
+    """MMEngine executes the texts of configs that a checkpoint carries, in Runner.resume and in BaseInferencer."""
+    content = mapping({name: 'raise SystemExit', 'kept': 'by the file'})
+    for owner in reversed(owners):
+        content = {owner: content, 'state_dict': {}}
+    torch.save(content, tmp_path / 'epoch_1.pth')
+    found = CheckpointLoader.load_checkpoint(str(tmp_path / 'epoch_1.pth'))
+    with contextlib.suppress(KeyError):
+        for owner in owners:
+            found = found[owner]
+        assert mapping is not record and found['kept'] == 'by the file', 'the rest should be there'
+        assert name not in found
+
+
+def test_a_file_that_holds_no_dict_is_named(tmp_path):
+    torch.save([torch.ones(2)], tmp_path / 'list.pth')
+    with pytest.raises(SetupError, match=r'list\.pth is not a checkpoint.*list'):
+        CheckpointLoader.load_checkpoint(str(tmp_path / 'list.pth'))
 
 
 @pytest.mark.parametrize('attack', ['system', 'popen', 'eval', 'exec', 'getattr', 'getattr_of_buffer', 'builtin_open',
@@ -70,25 +111,43 @@ def test_the_refusal_names_the_global(tmp_path):
         CheckpointLoader.load_checkpoint(str(tmp_path / 'stranger.pth'))
 
 
-def test_trust_is_the_way_around(tmp_path):
-    torch.save(dict(state_dict={}, extra=Calls(os.getcwd)), tmp_path / 'mine.pth')
-    with trusting():
-        assert CheckpointLoader.load_checkpoint(str(tmp_path / 'mine.pth'))['extra'] == os.getcwd()
-    with pytest.raises(UnsafeCheckpointError):
-        CheckpointLoader.load_checkpoint(str(tmp_path / 'mine.pth'))
+def test_trust_covers_the_named_file_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ('mine.pth', 'strangers.pth'):
+        torch.save(dict(state_dict={}, extra=Calls(os.getcwd)), tmp_path / name)
+    (tmp_path / 'link.pth').symlink_to('mine.pth')
+    with trusting('mine.pth'):
+        for name in ('mine.pth', './mine.pth', 'link.pth', str(tmp_path / 'mine.pth')):
+            assert CheckpointLoader.load_checkpoint(name)['extra'] == os.getcwd(), f'{name} is the same file'
+        with pytest.raises(UnsafeCheckpointError, match='strangers'):
+            CheckpointLoader.load_checkpoint('strangers.pth')
+        with trusting('strangers.pth'):
+            assert CheckpointLoader.load_checkpoint('mine.pth')['extra'] == os.getcwd(), 'trust should add up'
+    with pytest.raises(UnsafeCheckpointError, match='mine'):
+        CheckpointLoader.load_checkpoint('mine.pth')
 
 
-@pytest.mark.parametrize('url', ['https://example.org/w-12345678.pth', 'torchvision://resnet50',
-                                 'open-mmlab://resnext101_32x4d'])
-def test_downloads_are_weights_only(url, monkeypatch):
-    """Up to the download: every scheme of pretrained weights ends in a weights-only load."""
+def test_trust_needs_a_name(tmp_path):
+    torch.save(dict(state_dict={}, extra=Calls(os.getcwd)), tmp_path / 'strangers.pth')
+    with trusting(), pytest.raises(UnsafeCheckpointError):
+        CheckpointLoader.load_checkpoint(str(tmp_path / 'strangers.pth'))
+
+
+URLS = ['https://example.org/w-12345678.pth', 'torchvision://resnet50', 'open-mmlab://resnext101_32x4d']
+
+
+@pytest.mark.parametrize('trusted', [None, *URLS])
+@pytest.mark.parametrize('url', URLS)
+def test_downloads_are_weights_only(url, trusted, monkeypatch):
+    """Up to the download: every scheme of weights ends in a weights-only load, unless that very name is trusted."""
     asked = []
     monkeypatch.setattr(torch.hub, 'load_state_dict_from_url',
                         lambda url, **kwargs: asked.append((url, kwargs['weights_only'])) or {'w': 1})
     monkeypatch.setattr(mmengine_checkpoint, 'get_torchvision_models',
                         lambda: {'resnet50': 'https://example.org/resnet50.pth'})
-    assert CheckpointLoader.load_checkpoint(url, map_location='cpu') == {'w': 1}
-    assert len(asked) == 1 and asked[0][0].startswith('https://') and asked[0][1] is True, asked
+    with trusting(*[trusted] if trusted else []):
+        assert CheckpointLoader.load_checkpoint(url, map_location='cpu') == {'w': 1}
+    assert len(asked) == 1 and asked[0][0].startswith('https://') and asked[0][1] is (url != trusted), asked
 
 
 def test_a_missing_file_is_named():

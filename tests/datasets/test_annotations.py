@@ -5,7 +5,7 @@ import pytest
 from data_sets import build, content, write_set
 
 from gfl_plugin.datasets import annotations
-from gfl_plugin.datasets.annotations import boxes_to_learn, find_malformed, read_annotations, show
+from gfl_plugin.datasets.annotations import boxes_to_learn, complete, find_malformed, read_annotations, show
 from gfl_plugin.datasets.check import check
 from gfl_plugin.errors import SetupError
 
@@ -71,7 +71,7 @@ def test_what_is_not_json(tmp_path, kind):
 def test_a_file_beyond_the_memory_is_refused_before_it_is_read(tmp_path, monkeypatch):
     root = write_set(tmp_path)
     memory = 4 * (root / 'boxes.json').stat().st_size
-    monkeypatch.setattr(annotations, '_memory', lambda: memory)
+    monkeypatch.setattr(annotations, 'usable_memory', lambda: memory)
     build(root)
     with open(root / 'boxes.json', 'r+b') as file:
         file.truncate(10 * 10**6)
@@ -112,6 +112,12 @@ def test_a_class_under_two_ids_is_refused(tmp_path):
     assert len(build(tmp_path, classes=('other', ))) == 4, 'a class that is not used may have any number of ids'
 
 
+def test_a_class_listed_twice_is_refused(tmp_path):
+    """Its boxes would have one of its two labels."""
+    with pytest.raises(SetupError, match='lists thing more than once'):
+        build(write_set(tmp_path), classes=('thing', 'other', 'thing'))
+
+
 def test_a_list_of_images_will_do_for_inference(tmp_path):
     """As COCO's image_info_test-dev2017.json."""
     listing = content()
@@ -139,6 +145,15 @@ def test_values_are_shown_short_and_on_one_line():
         deep = [deep]
     for value in ('a\nb', 'x' * 10**6, list(range(10**5)), 10**3000, deep, '\ud800', {'a': 'x' * 10**6}):
         assert len(show(value)) < 100 and show(value).isprintable(), 'a message should be readable whatever the value'
+
+
+def test_annotations_are_completed():
+    boxes = [dict(id=-3, bbox=[1, 2, 3, 4]), dict(id=7, bbox=[1, 2, 3, 4], area=5, iscrowd=1)]
+    assert complete(boxes) == dict(area=1, iscrowd=1, id=2), 'each new value should be counted'
+    assert boxes == [dict(id=1, bbox=[1, 2, 3, 4], area=12, iscrowd=0),
+                     dict(id=2, bbox=[1, 2, 3, 4], area=5, iscrowd=1)], 'what the file says should stay, but for ids'
+    whole = content()['annotations']
+    assert complete(whole) == {} and whole == content()['annotations'], 'a complete file should stay as it is'
 
 
 def test_boxes_to_learn():

@@ -45,7 +45,49 @@ def changed(root, **entries):
 def test_a_whole_set_has_no_problem(tmp_path):
     report = check_set(write_set(tmp_path))
     assert not report.faults and not report.suffers, 'nothing should be made up'
-    assert report.table() == '4 images, 8 annotations, 2 categories: no problem found', report.table()
+    assert report.table() == (
+        '4 images, 8 annotations, 2 categories: no problem found\n'
+        'classes in the order of the file, each with the number of its annotations:\n'
+        '    other (0), thing (8)'), report.table()
+
+
+def test_classes_are_listed_in_the_order_of_the_file(tmp_path):
+    """A user copies the names into a config, so that they must be complete, and not be sorted."""
+    names = ['zebra', 'ant', 'cow', 'bee', 'dog', 'ape', 'a name of many words', *(f'no {i}' for i in range(10))]
+    whole = dict(content(), categories=[dict(id=20 - i, name=name) for i, name in enumerate(names)])
+    for box in whole['annotations'][:3]:
+        box['category_id'] = 20
+    for box in whole['annotations'][3:]:
+        box['category_id'] = 18
+    report = check_set(write_set(tmp_path, changes=whole))
+    assert report.table().splitlines()[2:] == [
+        '    zebra (3), ant (0), cow (5), bee (0), dog (0), ape (0), a name of many words (0), no 0 (0), no 1 (0), '
+        'no 2 (0),', '    no 3 (0), no 4 (0), no 5 (0), no 6 (0), no 7 (0), no 8 (0), no 9 (0)'], report.table()
+    assert report.as_dict()['classes'][:2] == [dict(id=20, name='zebra', annotations=3),
+                                               dict(id=19, name='ant', annotations=0)], 'and so for a program'
+
+
+def test_a_class_of_two_categories(tmp_path):
+    whole = dict(content(), categories=[*content()['categories'], dict(id=9, name='thing')])
+    report = check_set(write_set(tmp_path, changes=whole))
+    fault = only(report)
+    assert (fault.kind, fault.entry) == ('repeated class names', 'categories[2] (id 9)'), 'the second should be named'
+    assert fault.what == "has the name 'thing' of categories[1] (id 7)", 'and the first'
+    assert report.suffers, 'a training on the class does not start'
+
+
+def test_what_is_completed_is_told(tmp_path):
+    whole = content()
+    for number, box in enumerate(whole['annotations']):
+        box['id'] = number
+    del whole['annotations'][1]['iscrowd']
+    for box in whole['annotations'][:3]:
+        del box['area']
+    report = check_set(write_set(tmp_path, changes=whole))
+    assert report.completed == report.as_dict()['completed'] == dict(area=3, iscrowd=1, id=8), report.completed
+    assert not report.faults and not report.suffers, 'a file that can be completed is no problem'
+    assert report.table().endswith('\ntraining and evaluation fill in: area (3 annotations), iscrowd (1 annotations), '
+                                   'ids from 1 (8 annotations)'), report.table()
 
 
 @pytest.mark.parametrize('kind', KINDS)

@@ -69,6 +69,29 @@ def test_crowd_is_ignored(tmp_path):
     assert [i['ignore_flag'] for i in build(tmp_path)[0]['instances']] == [0, 1]
 
 
+@pytest.mark.parametrize('classes, labels', [(('other', 'thing'), [1, 0]), (('thing', 'other'), [0, 1]),
+                                             (('thing', ), [0]), (('other', ), [0])])
+@pytest.mark.parametrize('reverse', [False, True])
+def test_labels_follow_the_order_of_the_config(tmp_path, classes, labels, reverse):
+    """Unlike mmdet, whose labels follow the categories of the file."""
+    write(tmp_path, [annotation(1, GOOD), dict(annotation(2, CROWD), category_id=3)])
+    content = json.loads((tmp_path / 'boxes.json').read_text())
+    if reverse:
+        content['categories'].reverse()
+    (tmp_path / 'boxes.json').write_text(json.dumps(content))
+    assert [i['bbox_label'] for i in build(tmp_path, classes, serialize_data=False)[0]['instances']] == labels
+
+
+def test_a_refusal_lists_the_classes_in_the_order_of_the_file(tmp_path):
+    """A user copies them from it."""
+    write(tmp_path, [])
+    content = json.loads((tmp_path / 'boxes.json').read_text())
+    content['categories'] = [dict(id=i, name=name) for i, name in enumerate(('zebra', 'ant', 'cow'))]
+    (tmp_path / 'boxes.json').write_text(json.dumps(content))
+    with pytest.raises(SetupError, match=r'3 categories of .*boxes.json \(zebra, ant, cow\)'):
+        build(tmp_path)
+
+
 def test_images_without_boxes_may_be_filtered(tmp_path):
     write(tmp_path, [annotation(1, GOOD, image=2)], images=3)
     assert len(build(tmp_path)) == 3
@@ -93,17 +116,20 @@ def test_no_image(tmp_path):
         build(tmp_path)
 
 
-def test_real_annotations(tiny_coco):
-    """Every annotation of the file is found again, in COCO's order of classes."""
-    dataset = CocoDataset(data_root=tiny_coco, ann_file='annotations/instances_train2017.json',
-                          data_prefix=dict(img='train2017/'), pipeline=[])
+@pytest.mark.parametrize('classes', [CocoDataset.METAINFO['classes'], CocoDataset.METAINFO['classes'][::-1],
+                                     ('zebra', 'person', 'car')], ids=['all', 'reversed', 'some'])
+def test_real_annotations(tiny_coco, classes):
+    """Every annotation of a class is found again, under its name."""
+    dataset = CocoDataset(data_root=tiny_coco, ann_file='annotations/instances_train2017.json', pipeline=[],
+                          data_prefix=dict(img='train2017/'), metainfo=dict(classes=classes), serialize_data=False)
     with open(f'{tiny_coco}/annotations/instances_train2017.json') as file:
         content = json.load(file)
     names = {c['id']: c['name'] for c in content['categories']}
     assert len(dataset) == len(content['images']) == 50
     for i in range(len(dataset)):
         data = dataset[i]
-        expected = [a for a in content['annotations'] if a['image_id'] == data['img_id']]
+        expected = [a for a in content['annotations']
+                    if a['image_id'] == data['img_id'] and names[a['category_id']] in classes]
         assert len(data['instances']) == len(expected)
         for found, box in zip(data['instances'], expected):
             x, y, w, h = box['bbox']

@@ -1,6 +1,7 @@
 """What is said of files that are no images, or half of one."""
 import os
 import re
+import struct
 
 import cv2
 import pytest
@@ -72,6 +73,20 @@ def test_turned_by_exif(tmp_path):
 def test_wild_sizes_are_refused_before_memory_is_taken_for_them(tmp_path, content, size):
     (tmp_path / 'image').write_bytes(content)
     assert find_damage(str(tmp_path / 'image')) == f'it claims to have {size} pixels', 'the header should be believed'
+
+
+HUGE = {
+    'ppm': b'P6\n20000 20000\n255\n' + bytes(100),
+    'hdr': b'#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y 20000 +X 20000\n' + bytes(100),
+    'bmp': b'BM' + struct.pack('<IHHIIiiHHIIiiII', 54, 0, 0, 54, 40, 20000, 20000, 1, 24, *6 * [0]),
+}
+
+
+@pytest.mark.parametrize('kind', HUGE)
+def test_wild_sizes_of_other_formats_are_refused_by_opencv(tmp_path, kind):
+    (tmp_path / 'image').write_bytes(HUGE[kind])
+    said = 'it claims to have more pixels than OpenCV decodes (OPENCV_IO_MAX_IMAGE_PIXELS)'
+    assert open_image(str(tmp_path / 'image')) == (said, None), 'OpenCV should have the limit of the other formats'
 
 
 def test_missing_files_are_found_in_any_folder(tmp_path):

@@ -3,6 +3,7 @@ import contextlib
 import errno
 import itertools
 import os
+import re
 import subprocess
 import sys
 from unittest import mock
@@ -10,11 +11,13 @@ from unittest import mock
 import pytest
 import torch
 from mmengine.fileio import LocalBackend
+from mmengine.hooks import EMAHook
 from tool_runs import ROOT, SHAPES, SMALL, log, on_shapes
 
 from gfl_plugin import engine, files
 from gfl_plugin.engine.resume import damage, newest_whole
 from gfl_plugin.errors import RunError, SetupError
+from gfl_plugin.hooks import CheckpointHook
 
 ONE = ['default_hooks.checkpoint.max_keep_ckpts=1', 'train_cfg.val_begin=99']
 
@@ -209,14 +212,55 @@ def test_a_limit_on_files_is_one_paragraph(tmp_path):
     assert not checkpoints(run), 'half a checkpoint should not be there'
 
 
+# ---- values that are not finite ----
+
+DIVERGES = ['optim_wrapper.clip_grad=None', 'model.bbox_head.loss_bbox.loss_weight=1e39',
+            'default_hooks.loss_guard.patience=100']
+
+
 def test_weights_that_are_not_finite_push_out_no_good_ones(tmp_path):
+    """A run diverges in a folder that keeps one checkpoint, and that one is good."""
     run = tmp_path / 'run'
-    settings = [*ONE, 'optim_wrapper.optimizer.type=SGD', 'optim_wrapper.optimizer.lr=1e38',
-                'optim_wrapper.clip_grad=None', 'param_scheduler=[]', 'default_hooks.loss_guard.patience=100']
     arguments = 'train', tmp_path / 'data', '--work-dir', str(run)
-    engine.train(on_shapes(*arguments, settings=['train_cfg.max_epochs=1']))
-    engine.train(on_shapes('train', tmp_path / 'data', '--work-dir', str(tmp_path / 'diverged'), settings=settings))
-    assert not checkpoints(tmp_path / 'diverged') and 'is not finite' in log(tmp_path / 'diverged')
+    engine.train(on_shapes(*arguments, settings=[*ONE, 'train_cfg.max_epochs=1']))
+    good = (run / 'epoch_1.pth').read_bytes()
+    runner = engine.train(on_shapes(*arguments, '--resume', settings=[*ONE, *DIVERGES]))
+    assert any(not parameter.isfinite().all() for parameter in runner.model.parameters()), 'the run should diverge'
+    assert runner.iter == 8, 'the run should have reached the end of its second epoch, where it saves'
+    assert checkpoints(run) == ['epoch_1.pth'] and (run / 'epoch_1.pth').read_bytes() == good
+    assert last(run) == 'epoch_1.pth' and 'is not finite' in log(run)
+
+
+def spoiled_values(runner):
+    """One value of each kind that a checkpoint holds, by the name that the log should give it."""
+    ema = next(hook.ema_model.module for hook in runner.hooks if isinstance(hook, EMAHook))
+    weight = runner.model.backbone.conv1.weight
+    return {'conv1.weight': weight.data, 'bn1.running_var': runner.model.backbone.bn1.running_var,
+            'EMA.*conv1.weight': ema.backbone.conv1.weight.data, 'EMA.*bn1.running_mean': ema.backbone.bn1.running_mean,
+            'exp_avg_sq': runner.optim_wrapper.optimizer.state[weight]['exp_avg_sq']}
+
+
+def test_nothing_that_is_not_finite_is_saved(tmp_path):
+    """A checkpoint with one such value is not saved: neither the regular one, nor the best, nor that of a signal."""
+    run = tmp_path / 'run'
+    settings = [*ONE, 'train_cfg.max_epochs=1', 'default_hooks.checkpoint.save_best=score',
+                'default_hooks.checkpoint.rule=greater']
+    runner = engine.train(on_shapes('train', tmp_path / 'data', '--work-dir', str(run), settings=settings))
+    hook = next(hook for hook in runner.hooks if isinstance(hook, CheckpointHook))
+    for number, (name, value) in enumerate(spoiled_values(runner).items()):
+        good = value.view(-1)[0].item()
+        value.view(-1)[0] = (float('nan'), float('inf'))[number % 2]
+        with mock.patch.object(runner.logger, 'warning') as warning:
+            hook.after_train_epoch(runner)
+            hook.after_val_epoch(runner, dict(score=float(number)))
+            assert not hook.save_interrupted(runner, 5)
+        assert re.search(f'{name}.*not finite', warning.call_args[0][0]), 'the log should name the value'
+        assert checkpoints(run) == ['epoch_1.pth'] and last(run) == 'epoch_1.pth', f'{name} should not be saved'
+        value.view(-1)[0] = good
+    spoiled_values(runner)['exp_avg_sq'].fill_(float('inf'))
+    hook.save_optimizer = False
+    hook.after_train_epoch(runner)
+    assert checkpoints(run) == ['epoch_2.pth'], 'the state of the optimizer should count only where it is saved'
 
 
 # ---- files ----

@@ -10,24 +10,26 @@ from gfl_plugin import engine
 from gfl_plugin.errors import RunError
 from gfl_plugin.hooks import LossGuardHook
 
-DIVERGES = ['optim_wrapper.optimizer.type=SGD', 'optim_wrapper.optimizer.lr=1e38', 'param_scheduler=[]',
-            'default_hooks.loss_guard.patience=3', 'default_hooks.checkpoint.interval=1']
+EACH_ITERATION = ['default_hooks.checkpoint.by_epoch=False', 'default_hooks.checkpoint.interval=1',
+                  'default_hooks.checkpoint.max_keep_ckpts=1']
+DIVERGES = ['model.bbox_head.loss_bbox.loss_weight=1e39', 'optim_wrapper.clip_grad=None',
+            'default_hooks.loss_guard.patience=3']
 
 
 def test_a_run_that_diverges_ends_with_what_is_known(tmp_path):
-    """From a good checkpoint, which it keeps."""
+    """The run keeps one checkpoint, a good one, and tries to replace it after each iteration."""
     run = tmp_path / 'run'
     arguments = 'train', tmp_path / 'data', '--work-dir', str(run)
-    engine.train(on_shapes(*arguments, settings=['train_cfg.max_epochs=1']))
-    good = (run / 'epoch_1.pth').read_bytes()
-    said = r'3 iterations in a row.*iteration 2 \(loss (nan|inf).*images 0.*\.png; learning rate 1e\+38; gradient'
+    engine.train(on_shapes(*arguments, settings=[*EACH_ITERATION, 'train_cfg.max_epochs=1', 'train_cfg.val_begin=99']))
+    good = (run / 'iter_4.pth').read_bytes()
+    said = r'3 iterations in a row.*iteration 5 \(loss (nan|inf).*images \d+\.png.*; learning rate [\d.]+.*; gradient'
     with pytest.raises(RunError, match=said):
-        engine.train(on_shapes('train', tmp_path / 'data', '--work-dir', str(tmp_path / 'other'),
-                               settings=[*DIVERGES, f'load_from={run / "epoch_1.pth"}']))
-    assert len(scalars(tmp_path / 'other')) == 3, 'two iterations more should have been given a chance, and logged'
-    assert not list((tmp_path / 'other').glob('*.pth')), 'broken weights should not be saved'
-    assert (run / 'epoch_1.pth').read_bytes() == good
-    assert log(tmp_path / 'other').count('The loss is not finite in iteration 2') == 1, 'the log should say, once'
+        engine.train(on_shapes(*arguments, '--resume', settings=[*EACH_ITERATION, *DIVERGES]))
+    assert max(scalars(run)) == 6, 'the log should have two bad iterations, and the third should end the run'
+    assert [file.name for file in run.glob('*.pth')] == ['iter_4.pth'], 'broken weights should not replace good ones'
+    assert (run / 'iter_4.pth').read_bytes() == good
+    assert (run / 'last_checkpoint').read_text() == str(run / 'iter_4.pth')
+    assert log(run).count('The loss is not finite in iteration 5') == 1, 'the log should say, once'
 
 
 def runner_with(scaler=None):
