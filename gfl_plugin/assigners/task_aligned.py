@@ -4,7 +4,7 @@ from typing import Callable, NamedTuple, Optional, Sequence
 import torch
 from torch import Tensor
 
-from ..functional.boxes import box_center, ciou, iou, side_distances
+from ..functional.boxes import ciou, iou, side_distances
 from ..functional.priors import PriorGrid, all_priors, num_priors, usable_priors
 from ..matches import GroundTruths, Matches
 from ..predictions import Peek

@@ -27,8 +27,8 @@ class GFLHead(AnchorHead):
 
     The defaults, JointQuality and GeneralDistribution, make it GFL. It is then a drop-in for MMDetection's GFLHead,
     with the same arguments, state dict, losses and detections. CenternessBranch and DiracDelta make it MMDetection's
-    ATSSHead. Losses, assigner and coder may be MMDetection's or the plugin's. The plugin's assigners match a whole batch
-    at once, and its classification losses are computed on the class maps as they are.
+    ATSSHead. Losses and assigner may be MMDetection's or the plugin's. The plugin's assigners match a whole batch at
+    once, and its classification losses are computed on the class maps as they are.
 
     Args:
         num_classes: C.
@@ -46,8 +46,8 @@ class GFLHead(AnchorHead):
             MMDetection's.
 
     Raises:
-        SetupError: ``quality``, ``box`` or the assigner does not exist, does not fit the others, or comes with arguments
-            of the default.
+        SetupError: ``quality``, ``box`` or the assigner does not exist, does not fit the others, or comes with
+            arguments of the default.
         ValueError: The anchor generator gives more than one prior per cell, or a kind refuses its arguments.
     """
 

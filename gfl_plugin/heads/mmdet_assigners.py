@@ -47,8 +47,8 @@ def require_arguments(assigner) -> None:
     needed = [p.name for p in parameters
               if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name not in GIVEN]
     if needed:
-        raise SetupError(f'train_cfg.assigner={type(assigner).__name__} needs {", ".join(needed)}, which the head cannot '
-                         'give: use another assigner')
+        raise SetupError(f'train_cfg.assigner={type(assigner).__name__} needs {", ".join(needed)}, which a GFL head '
+                         'cannot give: use another assigner')
 
 
 def match_by_image(assigner, sampler, grids: Sequence[PriorGrid], truth: GroundTruths, peek: Peek) -> Matches:
@@ -64,12 +64,13 @@ def match_by_image(assigner, sampler, grids: Sequence[PriorGrid], truth: GroundT
     for image, (count, ignored, ranges) in enumerate(zip(truth.counts, truth.ignored, truth.ranges)):
         gt, index = slice(first, first + count), usable[image].nonzero()[:, 0]
         pred = predictions_for(assigner, Priors(*(x[index] for x in priors)), peek, image, index)
-        arguments = dict(pred_instances=pred, gt_instances=InstanceData(bboxes=truth.boxes[gt], labels=truth.labels[gt]),
+        objects = InstanceData(bboxes=truth.boxes[gt], labels=truth.labels[gt])
+        arguments = dict(pred_instances=pred, gt_instances=objects,
                          gt_instances_ignore=None if ignored is None else InstanceData(bboxes=ignored))
         if 'num_level_priors' in parameters:
             arguments['num_level_priors'] = [(x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in ranges]
         result = assigner.assign(**arguments)
-        sampled = sampler.sample(assign_result=result, pred_instances=pred, gt_instances=arguments['gt_instances'])
+        sampled = sampler.sample(assign_result=result, pred_instances=pred, gt_instances=objects)
         weight[image, index[sampled.pos_inds]] = weight[image, index[sampled.neg_inds]] = 1
         norm += sampled.avg_factor if sampled.avg_factor_with_neg else 0
         found.append((index[sampled.pos_inds], first + sampled.pos_assigned_gt_inds, soft_score(result, sampled)))

@@ -3,6 +3,8 @@ from typing import NamedTuple, Optional, Tuple
 
 from torch import Tensor
 
+from .weighting import WeightedLoss
+
 
 class ClosedForm(NamedTuple):
     """A loss of class logits x towards targets y.
@@ -32,3 +34,37 @@ class DenseMap(NamedTuple):
     # The gradient, flat, and one more number: invalid slots write to it, so nobody has to look which slots are valid.
     buffer: Tensor
     by_channel: bool
+
+
+class SigmoidLoss(WeightedLoss):
+    """A classification loss on sigmoids that the head can compute by its closed form.
+
+    Args:
+        use_sigmoid: Must be True; MMDetection's heads read it.
+        reduction, loss_weight: See :class:`WeightedLoss`.
+        constants: Numbers >= 0 of the loss, which become attributes.
+
+    Raises:
+        ValueError: ``use_sigmoid`` is False or a constant is negative.
+    """
+
+    def __init__(self, use_sigmoid: bool, reduction: str, loss_weight: float, **constants: float) -> None:
+        super().__init__(reduction, loss_weight)
+        if not use_sigmoid:
+            raise ValueError(f'{type(self).__name__} is defined on sigmoids: use_sigmoid must be True')
+        for name, value in constants.items():
+            if value < 0:
+                raise ValueError(f'{name}={value} is negative')
+            setattr(self, name, value)
+        self.use_sigmoid = use_sigmoid
+
+    def form(self) -> Optional[ClosedForm]:
+        """The closed form of :meth:`forward`, or None if these settings have none."""
+
+    @property
+    def closed_form(self) -> Optional[ClosedForm]:
+        """What the head computes in place of :meth:`forward`, or None where :meth:`forward` must run.
+
+        It must run for another reduction than the mean, and for a subclass, which may have changed it.
+        """
+        return self.form() if 'form' in vars(type(self)) and self.reduction == 'mean' else None

@@ -1,8 +1,8 @@
 """A classification loss over class maps where almost every target is 0: value and gradient in one pass.
 
 Training runs this code instead of the pure functions of :mod:`.focal`, :mod:`.quality_focal` and :mod:`.varifocal`. It
-is their :class:`ClosedForm`, with the gradient derived by hand. On a GPU with Triton, :mod:`.fused_triton` does the same
-in one pass over the logits. Everywhere else, and under ``torch.compile``, this file does it with PyTorch operators.
+is their :class:`ClosedForm`, with the gradient derived by hand. On a GPU with Triton, :mod:`.fused_triton` does the
+same in one pass over the logits. Elsewhere, and under ``torch.compile``, this file does it with PyTorch operators.
 """
 import itertools
 import math

@@ -102,8 +102,8 @@ def _sum_background(x_at, gradient_at, weight_at, scale_at, sums_at, count, cell
 
 
 @triton.jit
-def _correct_positives(x_at, gradient_at, weight_at, scale_at, sums_at, image_at, label_at, cell_at, valid_at, target_at,
-                       count, classes, image_stride, label_stride, cell_stride, cells_of_image,
+def _correct_positives(x_at, gradient_at, weight_at, scale_at, sums_at, image_at, label_at, cell_at, valid_at,
+                       target_at, count, classes, image_stride, label_stride, cell_stride, cells_of_image,
                        GAMMA: tl.constexpr, ALPHA: tl.constexpr, BETA: tl.constexpr, A: tl.constexpr, B: tl.constexpr,
                        SLOTS: tl.constexpr, LIMIT: tl.constexpr):
     slot = tl.program_id(0) * SLOTS + tl.arange(0, SLOTS)

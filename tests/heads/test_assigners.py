@@ -10,10 +10,14 @@ from gfl_plugin.errors import SetupError
 
 TOOD = dict(type='gfl_plugin.TaskAlignedAssigner')
 YOLOV8 = dict(type='gfl_plugin.TaskAlignedAssigner', variant='yolov8')
-THEIRS = {name: dict(type=name, **options) for name, options in {
-    'ATSSAssigner': dict(topk=9), 'TaskAlignedAssigner': dict(topk=13), 'SimOTAAssigner': dict(),
-    'DynamicSoftLabelAssigner': dict(), 'MaxIoUAssigner': dict(pos_iou_thr=0.5, neg_iou_thr=0.4, min_pos_iou=0)}.items()}
-THEIRS['DDOD'] = dict(type='ATSSAssigner', topk=9, alpha=0.8)
+THEIRS = {
+    'ATSSAssigner': dict(type='ATSSAssigner', topk=9),
+    'DDOD': dict(type='ATSSAssigner', topk=9, alpha=0.8),
+    'DynamicSoftLabelAssigner': dict(type='DynamicSoftLabelAssigner'),
+    'MaxIoUAssigner': dict(type='MaxIoUAssigner', pos_iou_thr=0.5, neg_iou_thr=0.4, min_pos_iou=0),
+    'SimOTAAssigner': dict(type='SimOTAAssigner'),
+    'TaskAlignedAssigner': dict(type='TaskAlignedAssigner', topk=13),
+}
 
 
 def build_with(assigner, quality='JointQuality', sampler=None, **options):

@@ -8,12 +8,14 @@ from mmdet.structures import DetDataSample
 from mmengine.config import ConfigDict
 from reference import assert_close, head_config, losses_and_gradients, random_features, random_objects, twin_heads
 
-from gfl_plugin.errors import SetupError
 from gfl_plugin.box import Box
+from gfl_plugin.errors import SetupError
 from gfl_plugin.functional.priors import Priors
+from gfl_plugin.losses import QualityFocalLoss
 from gfl_plugin.matches import Matches
 from gfl_plugin.quality import Quality
 from gfl_plugin.registry import BOXES, QUALITIES, TASK_UTILS
+from gfl_plugin.registry import MODELS as OWN_MODELS
 
 QUALITY_LOSSES = {'JointQuality': {'loss_cls'}, 'VarifocalQuality': {'loss_cls'},
                   'DistributionGuidedQuality': {'loss_cls'},
@@ -130,6 +132,34 @@ def test_mmdetections_losses_may_be_used(quality, loss):
     for mine, reference, what in zip(*results, ('', 'the gradient of ')):
         for name in reference:
             assert_close(mine[name], reference[name], what + name)
+
+
+class Halved(QualityFocalLoss):
+    """A user's loss."""
+
+    def forward(self, *args, **kwargs):
+        return super().forward(*args, **kwargs) / 2
+
+
+def test_a_users_own_loss_runs(monkeypatch):
+    """The head takes the closed form of a loss only if the loss is exactly what the closed form computes."""
+    monkeypatch.setitem(OWN_MODELS._module_dict, 'Halved', Halved)
+    ours, users = build(), build(dict(type='JointQuality', loss_cls=dict(type='gfl_plugin.Halved')))
+    users.load_state_dict(ours.state_dict())
+    inputs = random_features(2, 160, 192), *random_objects((5, 0), 160, 192)
+    expected, found = (losses_and_gradients(head, *inputs)[0]['loss_cls'] for head in (ours, users))
+    assert_close(found, expected / 2, 'half the loss')
+
+
+def test_the_unified_loss_may_be_the_class_loss():
+    """GeneralizedFocalLoss between 0 and 1 is QFL, summed over the same rows."""
+    ours = build()
+    unified = build(dict(type='JointQuality', loss_cls=dict(type='gfl_plugin.GeneralizedFocalLoss', beta=2.0)))
+    unified.load_state_dict(ours.state_dict())
+    inputs = random_features(2, 160, 192), *random_objects((5, 3), 160, 192)
+    for found, expected in zip(*(losses_and_gradients(head, *inputs) for head in (unified, ours))):
+        for name in expected:
+            assert_close(found[name], expected[name], name)
 
 
 @pytest.mark.parametrize('quality', ['CenternessBranch', 'IoUBranch'])

@@ -101,6 +101,24 @@ def test_ignored_boxes():
     assert_close(gradients['feature 0'], expected_gradients['feature 0'], 'the gradient')
 
 
+@pytest.mark.parametrize('scope, slots', [('own', False), ('own', True), ('mmdet', False)])
+@pytest.mark.parametrize('twins', TWINS)
+def test_objects_of_no_class_are_background(twins, scope, slots, monkeypatch):
+    """Their priors learn background, get no box loss and count in no normaliser. (MMDetection counts them.)"""
+    if slots:
+        monkeypatch.setattr('gfl_plugin.matches.can_be_read_at_once', lambda x: False)
+    _, ours = TWINS[twins](SCOPES[scope])
+    features = random_features(2, 256, 320)
+    objects, metas = random_objects((6, 3), 256, 320)
+    expected, expected_gradients = losses_and_gradients(ours, features, [objects[0][:0], objects[1]], metas)
+    objects[0].labels = torch.tensor([-1, 8, 9, 1000, -1000, 8])
+    losses, gradients = losses_and_gradients(ours, features, objects, metas)
+    for name in expected:
+        assert_close(losses[name], expected[name], name)
+    for name, gradient in expected_gradients.items():
+        assert_close(gradients[name], gradient, f'the gradient of {name}')
+
+
 def test_no_prior_inside_names_the_image():
     _, ours = twin_heads(allowed_border=0)
     objects, metas = random_objects((1, ), 48, 48)
