@@ -6,7 +6,7 @@ import pytest
 import torch
 from mmdet.registry import DATASETS, MODELS
 from mmdet.structures import DetDataSample
-from reference import random_objects
+from reference import random_objects, summed
 from timm_setup import need_timm
 from tool_runs import ROOT, parse
 from torch.utils.flop_counter import FlopCounterMode
@@ -37,7 +37,7 @@ def compute_loss(config):
     height, width = 128, 160
     objects, metas = random_objects((3, 0), height, width, model.bbox_head.num_classes)
     samples = [DetDataSample(metainfo=meta, gt_instances=gt) for gt, meta in zip(objects, metas)]
-    losses = model.loss(torch.randn(2, 3, height, width), samples)
+    losses = summed(model.loss(torch.randn(2, 3, height, width), samples))
     head = model.bbox_head
     own = LOSSES_OF_KINDS.get(type(head.quality).__name__, set()) | LOSSES_OF_KINDS.get(type(head.box).__name__, set())
     assert set(losses) == {'loss_cls', 'loss_bbox'} | own

@@ -41,8 +41,8 @@ class Box(nn.Module):
         self.bbox_coder = TASK_UTILS.build(bbox_coder or dict(type=f'mmdet.{self.coder}'))
         given = type(self.bbox_coder).__name__
         if given != self.coder:
-            raise SetupError(f'box={type(self).__name__} decodes as {self.coder} does, and bbox_coder={given} is given: '
-                             'leave it out, or use another box')
+            raise SetupError(f'box={type(self).__name__} decodes as {self.coder} does, but bbox_coder={given} is set: '
+                             'leave it out or use another box')
 
     def layers(self, channels: int) -> Dict[str, nn.Module]:
         """The layers that :meth:`maps` uses. The head registers them, so these names are in checkpoints."""

@@ -415,7 +415,7 @@ class HalvedFocal(FocalLoss):
 
 @pytest.mark.parametrize('loss', [
     Halved(), HalvedFocal(), QualityFocalLoss(reduction='sum'), QualityFocalLoss(activated=True),
-    FocalLoss(reduction='none'), VarifocalLoss(reduction='sum')], ids=lambda loss: f'{type(loss).__name__}-{loss.reduction}')
+    FocalLoss(reduction='none'), VarifocalLoss(reduction='sum')], ids=repr)
 def test_the_closed_form_is_for_exactly_what_it_computes(loss):
     assert loss.closed_form is None, 'forward has to run'
 
