@@ -130,53 +130,45 @@ class GFLHead(AnchorHead):
 
     def loss_by_feat(self, cls_scores: List[Tensor], bbox_preds: List[Tensor], *inputs,
                      **named) -> Dict[str, List[Tensor]]:
-        """The losses of a batch: MMDetection's interface to :meth:`losses`.
+        """All losses of a batch, in the order of eq. 8: classification (L_Q), boxes (L_B), and the box's own (L_D).
 
         Args:
             cls_scores, bbox_preds: From :meth:`forward`.
             inputs, named: What MMDetection gives next: the branch's maps, if the quality has a branch, and then the
-                arguments of :meth:`losses`.
+                arguments of :meth:`ground_truths`.
 
         Returns:
-            Each loss as a list of one scalar. MMDetection gives lists over levels, and its users sum them.
+            Named losses, fp32, each as a list of one scalar. MMDetection gives lists over levels, and its users sum
+            them.
+
+        Raises:
+            ValueError: The number of maps differs from the number of strides, or no prior of an image may be used.
         """
         branch, inputs = (inputs[0], inputs[1:]) if self.quality.has_branch else (None, inputs)
         with torch.autocast(cls_scores[0].device.type, enabled=False):  # losses are computed in fp32
-            losses = self.losses(self.predictions(cls_scores, bbox_preds, branch), *inputs, **named)
+            pred = self.predictions(cls_scores, bbox_preds, branch)
+            truth = self.ground_truths(pred.grids, *inputs, **named)
+            m = self.match(pred, truth)
+            at = gather_positives(pred, m, truth, self.box)
+            score, weight = self.quality.targets(pred, m, at)
+            if m.valid is not None:
+                weight = weight.where(m.valid, 0)  # not a product: NaN * 0 is NaN
+            # The number of positives and the sum of weights, averaged over ranks. Both stay on the device.
+            n_cls, n_box = reduce_mean(torch.stack([m.norm, weight.sum()])).clamp(min=1).unbind()
+            losses = self.quality.losses(pred, m, at, score, n_cls)
+            losses['loss_bbox'] = self.loss_bbox(at.decoded, at.gt_boxes, weight=weight, avg_factor=1.0) / n_box
+            losses.update(self.box.losses(at, weight, n_box))
         return {name: [loss] for name, loss in losses.items()}
-
-    def losses(self, pred: Predictions, batch_gt_instances: InstanceList, batch_img_metas: List[dict],
-               batch_gt_instances_ignore: OptInstanceList = None) -> Dict[str, Tensor]:
-        """All losses of a batch, in the order of eq. 8: classification (L_Q), boxes (L_B), and the box's own (L_D).
-
-        Args:
-            pred: Predictions of B images.
-            batch_gt_instances: B instances with ``bboxes`` (G, 4), pixels, and ``labels`` (G,).
-            batch_img_metas: B dicts with ``img_shape`` and ``pad_shape``.
-            batch_gt_instances_ignore: B instances with ``bboxes`` to be ignored.
-
-        Returns:
-            Named scalars, fp32.
-
-        Raises:
-            ValueError: No prior of an image may be used, because of ``allowed_border``.
-        """
-        truth = self.ground_truths(pred.grids, batch_gt_instances, batch_img_metas, batch_gt_instances_ignore)
-        m = self.match(pred, truth)
-        at = gather_positives(pred, m, truth, self.box)
-        score, weight = self.quality.targets(pred, m, at)
-        if m.valid is not None:
-            weight = weight.where(m.valid, 0)  # not a product: NaN * 0 is NaN
-        # The number of positives and the sum of weights, averaged over ranks. Both stay on the device.
-        n_cls, n_box = reduce_mean(torch.stack([m.norm, weight.sum()])).clamp(min=1).unbind()
-        losses = self.quality.losses(pred, m, at, score, n_cls)
-        losses['loss_bbox'] = self.loss_bbox(at.decoded, at.gt_boxes, weight=weight, avg_factor=1.0) / n_box
-        losses.update(self.box.losses(at, weight, n_box))
-        return losses
 
     def ground_truths(self, grids: List[PriorGrid], batch_gt_instances: InstanceList, batch_img_metas: List[dict],
                       batch_gt_instances_ignore: OptInstanceList = None) -> GroundTruths:
-        """Join the objects of B images; arguments as those of :meth:`losses`.
+        """Join the objects of a batch.
+
+        Args:
+            grids: L levels.
+            batch_gt_instances: B instances with ``bboxes`` (G, 4), pixels, and ``labels`` (G,).
+            batch_img_metas: B dicts with ``img_shape`` and ``pad_shape``.
+            batch_gt_instances_ignore: B instances with ``bboxes`` to be ignored.
 
         Raises:
             ValueError: No prior of an image may be used, because of ``allowed_border``.

@@ -7,7 +7,6 @@ same in one pass over the logits. Elsewhere, and under ``torch.compile``, this f
 import itertools
 import math
 import os
-from functools import lru_cache
 from typing import Callable, Optional, Sequence, Tuple, Union
 
 import torch
@@ -97,13 +96,9 @@ def _as_map(x: Tensor, shape: torch.Size, by_channel: bool) -> Tensor:
 
 def _triton_for(x: Tensor) -> Optional[Callable]:
     """:func:`sum_plain` in Triton, if it can be used for ``x``."""
-    if not USE_TRITON or x.device.type != 'cuda' or torch.compiler.is_compiling():
+    supported = torch.float32, torch.bfloat16, torch.float16
+    if not USE_TRITON or x.device.type != 'cuda' or x.dtype not in supported or torch.compiler.is_compiling():
         return None
-    return _sum_triton() if x.dtype in (torch.float32, torch.bfloat16, torch.float16) else None
-
-
-@lru_cache(maxsize=1)
-def _sum_triton() -> Optional[Callable]:
     try:
         from .fused_triton import sum_triton
     except ImportError:  # not every PyTorch has Triton
