@@ -52,14 +52,9 @@ def stack_grids(sizes: Sequence[Tuple[int, int]], strides: Sequence[Tuple[float,
         sizes: L heights and widths of the feature maps, in cells.
         strides: L strides (x, y), in pixels.
         bases: L boxes of the prior at cell (0, 0), in pixels.
-
-    Raises:
-        ValueError: The number of feature maps differs from the number of strides.
     """
-    if len(sizes) != len(strides):
-        raise ValueError(f'the head got {len(sizes)} feature maps, but its priors have {len(strides)} strides')
     grids, start = [], 0
-    for (height, width), stride, base in zip(sizes, strides, bases):
+    for (height, width), stride, base in zip(sizes, strides, bases, strict=True):
         grids.append(PriorGrid(height, width, tuple(stride), tuple(base), start))
         start += height * width
     return grids

@@ -11,6 +11,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from ..candidates import select_candidates
+from ..errors import SetupError
 from ..functional.boxes import clip_boxes
 from ..functional.nms import class_aware_nms
 from ..functional.priors import PriorGrid, PriorIndex, stack_grids
@@ -101,7 +102,11 @@ class GFLHead(AnchorHead):
         Returns:
             L class maps (B, C, H, W), logits; L box maps (B, D, H, W), fp32; and, if the quality has a branch, L of its
             maps (B, 1, H, W), logits.
+
+        Raises:
+            SetupError: The number of feature maps differs from the number of strides.
         """
+        self._require_levels(x)
         return tuple(map(list, zip(*map(self.forward_single, x, self.scales))))
 
     def forward_single(self, x: Tensor, scale: Scale) -> Tuple[Tensor, ...]:
@@ -113,12 +118,15 @@ class GFLHead(AnchorHead):
         cls_map, *branch = self.quality.maps(self, cls_feat, reg_feat, box_map)
         return cls_map, box_map, *branch
 
-    def prior_grids(self, maps: Sequence[Tensor]) -> List[PriorGrid]:
-        """The grid of priors of each of L maps (B, _, H, W).
+    def _require_levels(self, maps: Sequence[Tensor]) -> None:
+        strides = self.prior_generator.strides
+        if len(maps) != len(strides):
+            raise SetupError(f'The head gets {len(maps)} feature maps, and its anchor generator has {len(strides)} '
+                             f'strides, {strides}: set num_outs of the neck and the strides to equal numbers')
 
-        Raises:
-            ValueError: The number of maps differs from the number of strides.
-        """
+    def prior_grids(self, maps: Sequence[Tensor]) -> List[PriorGrid]:
+        """The grid of priors of each of L maps (B, _, H, W)."""
+        self._require_levels(maps)
         return stack_grids([m.shape[-2:] for m in maps], self.prior_generator.strides, self.prior_bases)
 
     def predictions(self, cls_scores: Sequence[Tensor], bbox_preds: Sequence[Tensor],
@@ -142,7 +150,8 @@ class GFLHead(AnchorHead):
             them.
 
         Raises:
-            ValueError: The number of maps differs from the number of strides, or no prior of an image may be used.
+            SetupError: The number of maps differs from the number of strides.
+            ValueError: No prior of an image may be used, because of ``allowed_border``.
         """
         branch, inputs = (inputs[0], inputs[1:]) if self.quality.has_branch else (None, inputs)
         with torch.autocast(cls_scores[0].device.type, enabled=False):  # losses are computed in fp32

@@ -1,14 +1,13 @@
 """Focal Loss (arXiv:1708.02002, eq. 5)."""
 from typing import Optional
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..registry import MODELS
 from .closed_form import ClosedForm, SigmoidLoss
 from .generalized_focal import modulate
-from .weighting import dense_target
+from .weighting import as_dense
 
 
 def focal_loss(logits: Tensor, target: Tensor, gamma: float = 2.0, alpha: float = 0.25) -> Tensor:
@@ -64,8 +63,7 @@ class FocalLoss(SigmoidLoss):
             reduction_override: Replaces ``reduction``.
         """
         reduction = self.choose_reduction(reduction_override)
-        if target.dim() < pred.dim():
-            target = dense_target(target, torch.ones_like(target), pred.shape[1])
         if weight is not None and weight.dim() < pred.dim():
             weight = weight[:, None]
-        return self.reduce(focal_loss(pred, target, self.gamma, self.alpha), weight, avg_factor, reduction)
+        loss = focal_loss(pred, as_dense(target, pred), self.gamma, self.alpha)
+        return self.reduce(loss, weight, avg_factor, reduction)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..registry import MODELS
-from .weighting import WeightedLoss, dense_target
+from .weighting import WeightedLoss, as_dense
 
 
 def generalized_focal_loss(log_p_left: Tensor, log_p_right: Tensor, target: Tensor, y_left, y_right,
@@ -63,14 +63,20 @@ class GeneralizedFocalLoss(WeightedLoss):
 
     def forward(self, pred: Tensor, target: Union[Tensor, Tuple[Tensor, Tensor]], weight: Optional[Tensor] = None,
                 avg_factor=None, reduction_override: Optional[str] = None) -> Tensor:
-        """``pred`` is (...) logits, ``target`` (...) in [y_left, y_right].
+        """GFL of each logit, weighted and reduced.
 
-        As a classification loss: ``pred`` is (N, C), ``target`` a pair of labels and scores (N,), ``weight`` (N,).
+        Args:
+            pred: (...) logits; as a head's classification loss (N, C).
+            target: (...) in [y_left, y_right]. In a head (N,) labels, or labels and scores (N,), where labels outside
+                0..C-1 mean background.
+            weight: (...), or (N,) in a head.
+            avg_factor: Divisor of the sum for ``'mean'``.
+            reduction_override: Replaces ``reduction``.
         """
         reduction = self.choose_reduction(reduction_override)
-        if not isinstance(target, Tensor):
-            target, weight = dense_target(*target, pred.shape[1]), None if weight is None else weight[:, None]
-        pred, target = pred.float(), target.float()
+        if weight is not None and weight.dim() < pred.dim():
+            weight = weight[:, None]
+        pred, target = pred.float(), as_dense(target, pred).float()
         loss = generalized_focal_loss(F.logsigmoid(-pred), F.logsigmoid(pred), target, self.y_left, self.y_right,
                                       self.beta)
         return self.reduce(loss, weight, avg_factor, reduction)

@@ -7,7 +7,7 @@ from torch import Tensor
 from ..registry import MODELS
 from .closed_form import ClosedForm, SigmoidLoss
 from .generalized_focal import modulate
-from .weighting import dense_target
+from .weighting import as_dense
 
 
 def quality_focal_loss(logits: Tensor, target: Tensor, beta: float = 2.0) -> Tensor:
@@ -56,8 +56,7 @@ class QualityFocalLoss(SigmoidLoss):
             reduction_override: Replaces ``reduction``.
         """
         reduction = self.choose_reduction(reduction_override)
-        if not isinstance(target, Tensor):
-            target = dense_target(*target, pred.shape[1])
+        target = as_dense(target, pred)
         if self.activated:
             pred, target = pred.float(), target.float()
             loss = modulate((target - pred).abs(), self.beta) * F.binary_cross_entropy(pred, target, reduction='none')

@@ -1,5 +1,5 @@
 """Weights, reduction and targets of a loss, as MMDetection's losses have them."""
-from typing import Optional, Union
+from typing import Optional, Tuple, Union
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +55,13 @@ def reduce_loss(loss: Tensor, weight: Optional[Tensor] = None, avg_factor: Union
     if reduction == 'sum':
         raise ValueError('avg_factor has no meaning with reduction="sum"')
     return loss.sum() / (avg_factor + EPS)
+
+
+def as_dense(target: Union[Tensor, Tuple[Tensor, Tensor]], pred: Tensor) -> Tensor:
+    """(N, C) targets for predictions (N, C): from labels (N,), from labels and scores (N,), or as they are."""
+    if isinstance(target, Tensor):
+        return target if target.dim() == pred.dim() else dense_target(target, torch.ones_like(target), pred.shape[1])
+    return dense_target(*target, pred.shape[1])
 
 
 def dense_target(label: Tensor, score: Tensor, num_classes: int) -> Tensor:

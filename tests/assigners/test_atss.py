@@ -1,6 +1,7 @@
 """The assignment is MMDetection's ATSS, for a whole batch; what is equal everywhere is decided once and for all."""
 import pytest
 import torch
+from mmdet.models.task_modules import BboxOverlaps2D
 from mmdet.registry import TASK_UTILS
 from mmengine.structures import InstanceData
 from reference import grids_of, random_objects
@@ -121,6 +122,23 @@ def test_assign_of_one_image_with_any_priors(ignore_iof_thr):
         a, b = (getattr(r, name) for r in results)
         assert torch.as_tensor(a).equal(torch.as_tensor(b)), f'{name} should be MMDetection\'s'
     assert torch.allclose(results[0].max_overlaps, results[1].max_overlaps), 'max_overlaps should be MMDetection\'s'
+
+
+@pytest.mark.parametrize('assigner', ['ATSSAssigner', 'TaskAlignedAssigner'])
+@pytest.mark.parametrize('calculator, named', [
+    (dict(type='BboxOverlaps2D_GLIP'), 'BboxOverlaps2D_GLIP'), (dict(type='mmrotate.RBboxOverlaps2D'), 'RBbox'),
+    (dict(type='BboxOverlaps2D', mode='giou'), "mode.*'giou'"), (dict(type='BboxOverlaps2D', dtype='fp16'), 'fp16'),
+    (dict(mode='iou'), 'mode'), ('BboxOverlaps2D_GLIP', 'BboxOverlaps2D_GLIP')])
+def test_what_is_not_iou_is_refused(calculator, named, assigner):
+    with pytest.raises(ValueError, match=f'iou_calculator.*{named}'):
+        TASK_UTILS.build(dict(type=f'gfl_plugin.{assigner}', topk=9, iou_calculator=calculator))
+
+
+@pytest.mark.parametrize('calculator', [
+    None, dict(type='BboxOverlaps2D'), dict(type='mmdet.BboxOverlaps2D', _scope_='mmdet'), dict(type=BboxOverlaps2D),
+    dict(type='BboxOverlaps2D', mode='iou'), dict(type='BboxOverlaps2D', scale=1., dtype=None)], ids=str)
+def test_iou_by_any_name_is_accepted(calculator):
+    TASK_UTILS.build(dict(type='gfl_plugin.ATSSAssigner', topk=9, iou_calculator=calculator))
 
 
 @pytest.mark.parametrize('arguments, named', [(dict(topk=0), 'topk=0'), (dict(topk=9, alpha=0.8), 'alpha')])

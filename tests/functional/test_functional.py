@@ -85,11 +85,6 @@ def test_places_read_the_maps_where_they_are():
     assert priors.size.tolist() == [[8, 8], [8, 8], [16, 16]], 'width and height in pixels'
 
 
-def test_as_many_maps_as_strides():
-    with pytest.raises(ValueError, match='4 feature maps.*5 strides'):
-        stack_grids([(1, 1)] * 4, [(8, 8)] * 5, [(0, 0, 8, 8)] * 5)
-
-
 def nms_by_the_book(boxes, scores, threshold, offset):
     """One box after the other, in the order of the scores, as mmcv's C++ does."""
     kept = []

@@ -134,32 +134,58 @@ def test_mmdetections_losses_may_be_used(quality, loss):
             assert_close(mine[name], reference[name], what + name)
 
 
-class Halved(QualityFocalLoss):
-    """A user's loss."""
+class HalvedLoss(QualityFocalLoss):
+    """A user's loss that inherits ours."""
 
     def forward(self, *args, **kwargs):
         return super().forward(*args, **kwargs) / 2
 
 
-def test_a_users_own_loss_runs(monkeypatch):
-    """The head takes the closed form of a loss only if the loss is exactly what the closed form computes."""
-    monkeypatch.setitem(OWN_MODELS._module_dict, 'Halved', Halved)
-    ours, users = build(), build(dict(type='JointQuality', loss_cls=dict(type='gfl_plugin.Halved')))
-    users.load_state_dict(ours.state_dict())
-    inputs = random_features(2, 160, 192), *random_objects((5, 0), 160, 192)
-    expected, found = (losses_and_gradients(head, *inputs)[0]['loss_cls'] for head in (ours, users))
-    assert_close(found, expected / 2, 'half the loss')
+def cls_loss_of(loss_cls, prepare=lambda x: x, quality='JointQuality'):
+    """The classification loss of a head with this ``loss_cls``, on equal maps for equal seeds."""
+    torch.manual_seed(0)
+    head = build(dict(type=quality, loss_cls=loss_cls))
+    cls_scores, *maps = head(random_features(2, 160, 192))
+    loss, = head.loss_by_feat([prepare(m) for m in cls_scores], *maps, *random_objects((5, 0), 160, 192))['loss_cls']
+    return loss
 
 
-def test_the_unified_loss_may_be_the_class_loss():
-    """GeneralizedFocalLoss between 0 and 1 is QFL, summed over the same rows."""
-    ours = build()
-    unified = build(dict(type='JointQuality', loss_cls=dict(type='gfl_plugin.GeneralizedFocalLoss', beta=2.0)))
-    unified.load_state_dict(ours.state_dict())
-    inputs = random_features(2, 160, 192), *random_objects((5, 3), 160, 192)
-    for found, expected in zip(*(losses_and_gradients(head, *inputs) for head in (unified, ours))):
-        for name in expected:
-            assert_close(found[name], expected[name], name)
+def test_a_subclass_of_a_loss_runs_its_own_forward(monkeypatch):
+    monkeypatch.setitem(OWN_MODELS._module_dict, 'HalvedLoss', HalvedLoss)
+    assert_close(cls_loss_of(dict(type='gfl_plugin.HalvedLoss')),
+                 cls_loss_of(dict(type='gfl_plugin.QualityFocalLoss')) / 2, 'the loss of the subclass')
+
+
+def test_settings_of_a_loss_are_not_ignored():
+    expected = cls_loss_of(dict(type='gfl_plugin.QualityFocalLoss'))
+    activated = cls_loss_of(dict(type='gfl_plugin.QualityFocalLoss', activated=True), torch.sigmoid)
+    assert_close(activated, expected, 'the loss of probabilities')
+    unreduced = cls_loss_of(dict(type='gfl_plugin.QualityFocalLoss', reduction='none'))
+    assert unreduced.dim() == 1, 'there should be one loss per prior'
+    with pytest.raises(ValueError, match='avg_factor.*sum'):
+        cls_loss_of(dict(type='gfl_plugin.QualityFocalLoss', reduction='sum'))
+
+
+@pytest.mark.parametrize('quality, special', [
+    ('JointQuality', dict(type='gfl_plugin.QualityFocalLoss')), ('VarifocalQuality', dict(type='QualityFocalLoss')),
+    ('IoUBranch', dict(type='gfl_plugin.FocalLoss', alpha=0.5, loss_weight=2.0))])
+def test_the_unified_loss_in_a_head(quality, special):
+    """GFL at (0, 1) is QFL of qualities, and it is FL of labels, without alpha."""
+    assert_close(cls_loss_of(dict(type='gfl_plugin.GeneralizedFocalLoss'), quality=quality),
+                 cls_loss_of(special, quality='JointQuality' if quality == 'VarifocalQuality' else quality), quality)
+
+
+@pytest.mark.parametrize('with_nms', [False, True])
+def test_a_branch_that_is_not_a_number_gives_no_detection(with_nms):
+    head, (_, metas) = build('IoUBranch'), random_objects((1, 1), 160, 192)
+    with torch.no_grad():
+        cls_scores, bbox_preds, branch = head(random_features(2, 160, 192))
+        for b in branch:
+            b[0, :, ::2] = float('nan')
+            b[1] = float('nan')
+        some, none = head.predict_by_feat(cls_scores, bbox_preds, branch, batch_img_metas=metas, with_nms=with_nms)
+    assert len(some) > 0 and some.scores.isfinite().all(), 'the rest should be detected'
+    assert len(none) == 0, 'an image of NaN has no detection'
 
 
 @pytest.mark.parametrize('quality', ['CenternessBranch', 'IoUBranch'])

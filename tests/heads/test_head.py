@@ -18,6 +18,7 @@ from reference import (
 )
 
 from gfl_plugin.compat.packages import get_installed_path
+from gfl_plugin.errors import SetupError
 
 
 def detector_config(head_type, scope):
@@ -198,6 +199,22 @@ def test_several_priors_a_cell_are_refused():
     config.anchor_generator.ratios = [0.5, 1.0]
     with pytest.raises(ValueError, match='one prior a cell'):
         MODELS.build(config)
+
+
+@pytest.mark.parametrize('count', [4, 6])
+def test_as_many_feature_maps_as_strides(count):
+    """With another number of maps, the head would train some of the strides only, or on some of the maps only."""
+    _, ours = twin_heads()
+    objects, metas = random_objects((2, ), 160, 192)
+    features = random_features(1, 160, 192, (8, 16, 32, 64, 128, 256))
+    said = f'{count} feature maps.*5 strides'
+    with pytest.raises(SetupError, match=said):
+        ours(features[:count])
+    scores, sides = (maps + maps[-1:] for maps in ours(features[:5]))
+    with pytest.raises(SetupError, match=said):
+        ours.loss_by_feat(scores[:count], sides[:count], objects, metas)
+    with pytest.raises(SetupError, match=said):
+        ours.predict_by_feat(scores[:count], sides[:count], batch_img_metas=metas)
 
 
 def test_channels_last_changes_nothing():

@@ -422,11 +422,12 @@ def test_the_closed_form_is_for_exactly_what_it_computes(loss):
 
 @pytest.mark.parametrize('name', ['QualityFocalLoss', 'FocalLoss', 'VarifocalLoss', 'DistributionFocalLoss', 'GIoULoss',
                                   'CIoULoss', 'GaussianNLLLoss', 'GeneralizedFocalLoss'])
-def test_an_unknown_override_is_refused_before_anything_else(name):
-    """As MMDetection's losses do; nothing else of the call makes sense here."""
+@pytest.mark.parametrize('override', ['median', True])
+def test_an_unknown_override_is_refused_before_anything_else(name, override):
+    """As MMDetection's losses do. Nothing else in this call makes sense."""
     loss = MODELS.build(dict(type=f'gfl_plugin.{name}'))
-    with pytest.raises(AssertionError, match="'median'"):
-        loss(*[None] * (3 if name == 'GaussianNLLLoss' else 2), reduction_override='median')
+    with pytest.raises(AssertionError, match=repr(override)):
+        loss(*[None] * (3 if name == 'GaussianNLLLoss' else 2), reduction_override=override)
 
 
 # ---- CIoU ----
