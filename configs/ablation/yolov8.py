@@ -1,4 +1,4 @@
-# YOLOv8's training on the GFL head: its task-aligned assignment, and binary cross-entropy, CIoU and DFL with its weights.
+# YOLOv8's training on the GFL head: its task-aligned assignment, and binary cross-entropy, CIoU and DFL, so weighted.
 _base_ = '../demo/gfl_r18_fpn_shapes.py'
 
 model = dict(
