@@ -5,9 +5,10 @@ import datetime
 import errno
 import os
 import re
+import signal
 import sys
 import time
-from typing import Any, Callable, ContextManager, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, ContextManager, Dict, Iterator, List, NamedTuple, NoReturn, Optional, Tuple
 
 import torch
 from mmengine.config import Config, ConfigDict
@@ -25,18 +26,51 @@ from .config import Options, load_config
 
 @contextlib.contextmanager
 def reporting() -> Iterator[None]:
-    """Print a user's mistake as one paragraph and exit with status 2; anything else keeps its traceback.
+    """Print a user's mistake as one paragraph and exit with status 2; other errors keep their traceback.
 
-    A run that a signal ended, and that can go on, exits with status 75 (:class:`Interrupted`). Of the ranks of a
-    machine the first speaks for all.
+    A run that a signal ended and that can go on exits with status 75 (:class:`Interrupted`), and Ctrl-C with status
+    130. One rank of a machine prints for all of them. Whatever happens, the process leaves the other ranks before the
+    interpreter exits.
     """
+    is_orderly = False
     try:
         yield
-    except (SetupError, checkpoints.UnsafeCheckpointError, Interrupted) as error:
-        interrupted = isinstance(error, Interrupted)
-        if _is_first_to_speak():
-            print(error if interrupted else f'error: {error}', file=sys.stderr)
-        sys.exit(error.STATUS if interrupted else 2)
+        is_orderly = True
+    except Interrupted as error:
+        is_orderly = True  # all ranks end at the same iteration
+        _exit(str(error), error.STATUS)
+    except (SetupError, checkpoints.UnsafeCheckpointError) as error:
+        _exit(f'error: {error}', 2)
+    except KeyboardInterrupt:
+        _exit('Ctrl-C ended the run', 128 + signal.SIGINT)
+    finally:
+        leave_ranks(is_orderly)
+
+
+def _exit(message: str, status: int) -> NoReturn:
+    if _is_first_to_speak():
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            print(message, file=sys.stderr)
+    sys.exit(status)
+
+
+def leave_ranks(is_orderly: bool) -> None:
+    """Destroy the process group, if there is one.
+
+    An interpreter that exits with a process group alive can abort, and a launcher then takes a finished run for a
+    failed one.
+
+    Args:
+        is_orderly: Whether all ranks leave at the same place. If not, NCCL would wait for the operations that the other
+            ranks have not joined, so they are aborted.
+    """
+    if not is_distributed():
+        return
+    abort = getattr(torch.distributed.distributed_c10d, '_abort_process_group', None)
+    if is_orderly or abort is None or torch.distributed.get_backend() != 'nccl':
+        torch.distributed.destroy_process_group()
+    else:
+        abort()
 
 
 def _is_first_to_speak() -> bool:

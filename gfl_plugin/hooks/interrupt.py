@@ -98,10 +98,10 @@ class InterruptHook(Hook):
         self.restore()
 
     def restore(self) -> None:
-        """Let signals do what they did before the training."""
+        """Let signals do what they did before the training, and let go of the group of ranks."""
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
-        self._handlers = {}
+        self._handlers, self._group = {}, None
 
     def _receive(self, number: int, frame) -> None:
         # Only a note: the interpreter may be anywhere, in the midst of a step or of writing a file.

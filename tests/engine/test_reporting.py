@@ -1,0 +1,63 @@
+"""How a tool ends: one line, a status, and no process group left behind."""
+import datetime
+import errno
+import io
+import sys
+
+import pytest
+import torch
+from tool_runs import free_port
+
+from gfl_plugin import engine
+from gfl_plugin.errors import Interrupted, SetupError
+
+WAYS_OUT = [(None, None), (SetupError('a mistake'), 2), (Interrupted('SIGTERM'), 75), (KeyboardInterrupt(), 130),
+            (ZeroDivisionError('a bug'), None)]
+NAMES = ['finished', 'mistake', 'interrupted', 'ctrl_c', 'bug']
+
+
+def leave(error):
+    """Leave a tool in a given way.
+
+    Returns:
+        Its exit status, or None where it exits with none of its own.
+    """
+    try:
+        with engine.reporting():
+            if error is not None:
+                raise error
+    except SystemExit as end:
+        return end.code
+    except ZeroDivisionError:
+        return None
+
+
+@pytest.mark.parametrize('error, status', WAYS_OUT, ids=NAMES)
+@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason='needs gloo')
+def test_every_way_out_leaves_the_process_group(error, status):
+    torch.distributed.init_process_group('gloo', f'tcp://127.0.0.1:{free_port()}', rank=0, world_size=1,
+                                         timeout=datetime.timedelta(seconds=20))
+    try:
+        torch.distributed.new_group(backend='gloo')
+        assert leave(error) == status
+        assert not torch.distributed.is_initialized(), 'the interpreter must not exit with a process group'
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize('error, status', WAYS_OUT, ids=NAMES)
+def test_an_end_is_one_line_and_a_status(error, status, capsys):
+    assert leave(error) == status
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == (status is not None), said
+
+
+def test_a_terminal_that_is_gone_does_not_change_the_status(monkeypatch):
+    class Gone(io.StringIO):
+
+        def write(self, text):
+            raise OSError(errno.EIO, 'Input/output error')
+
+    monkeypatch.setattr(sys, 'stderr', Gone())
+    assert leave(Interrupted('SIGHUP')) == 75
