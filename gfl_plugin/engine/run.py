@@ -13,7 +13,6 @@ from typing import Any, Callable, ContextManager, Dict, Iterator, List, NamedTup
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import broadcast_object_list, init_dist, is_distributed
-from mmengine.runner import Runner
 
 from .. import files
 from ..compat import checkpoints
@@ -22,6 +21,7 @@ from ..hooks import InterruptHook
 from ..visualization import save_gallery
 from . import resume
 from .config import Options, load_config
+from .runner import Runner
 
 
 @contextlib.contextmanager
@@ -192,10 +192,7 @@ def last_checkpoint(folder: str) -> str:
 def _build(config: Config, dump_config: bool = True) -> Runner:
     if not dump_config:  # the work_dir already holds the config of the training; the runner writes one by this name
         object.__setattr__(config, '_filename', None)
-    try:
-        return Runner.from_cfg(config)
-    except ValueError as error:
-        raise SetupError(f'The config does not give a model: {error}') from error
+    return Runner.from_cfg(config)
 
 
 def _prepare_processes(config: Config, options: Options) -> None:
