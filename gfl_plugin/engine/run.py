@@ -48,9 +48,13 @@ def reporting() -> Iterator[None]:
 
 
 def _exit(message: str, status: int) -> NoReturn:
-    if _is_first_to_speak():
-        with contextlib.suppress(OSError):  # the terminal may be gone
-            print(message, file=sys.stderr)
+    is_first = _is_first_to_speak()
+    for stream, text in ((sys.stdout, ''), (sys.stderr, f'{message}\n' if is_first else '')):
+        try:
+            stream.write(text)
+            stream.flush()
+        except OSError:  # the terminal is gone; Python would try again while it exits, and change the status
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     sys.exit(status)
 
 

@@ -1,12 +1,11 @@
 """How a tool ends: one line, a status, and no process group left behind."""
 import datetime
-import errno
-import io
+import os
 import sys
 
 import pytest
 import torch
-from tool_runs import free_port
+from tool_runs import free_port, parse
 
 from gfl_plugin import engine
 from gfl_plugin.errors import Interrupted, SetupError
@@ -54,10 +53,24 @@ def test_an_end_is_one_line_and_a_status(error, status, capsys):
 
 
 def test_a_terminal_that_is_gone_does_not_change_the_status(monkeypatch):
-    class Gone(io.StringIO):
+    master, terminal = os.openpty()
+    os.close(master)
+    with open(terminal, 'w') as lost:
+        monkeypatch.setattr(sys, 'stdout', lost)
+        monkeypatch.setattr(sys, 'stderr', lost)
+        print('a line of the log')
+        assert leave(Interrupted('SIGHUP')) == 75
+        lost.flush()  # as Python does when it exits: a failure is status 120
 
-        def write(self, text):
-            raise OSError(errno.EIO, 'Input/output error')
 
-    monkeypatch.setattr(sys, 'stderr', Gone())
-    assert leave(Interrupted('SIGHUP')) == 75
+def test_ctrl_c_while_a_tool_starts_is_one_line_and_a_status(monkeypatch, capsys):
+    class Importing:
+
+        def __getattr__(self, name):
+            raise KeyboardInterrupt
+
+    parse('test', 'config.py', 'checkpoint.pth')  # imports tools/arguments.py
+    monkeypatch.setitem(sys.modules, 'gfl_plugin', Importing())
+    with pytest.raises(SystemExit) as end:
+        sys.modules['arguments'].run('test', None)
+    assert end.value.code == 130 and len(capsys.readouterr().err.splitlines()) == 1
