@@ -3,6 +3,7 @@ import contextlib
 import copy
 import datetime
 import errno
+import itertools
 import os
 import re
 import signal
@@ -99,10 +100,10 @@ def train(options: Options) -> Runner:
     """
     with _trust(options), _explaining_the_disk():
         config = load_config(options)
+        _set_precision_and_rate(config, options)
         _prepare_processes(config, options)
         start: _Start = _on_all_ranks(lambda: _decide_start(options, config))
         config.work_dir, config.load_from, config.resume = start.folder, start.checkpoint, start.resume
-        _set_precision_and_rate(config, options)
         runner = _build(config)
         for remark in start.remarks:
             runner.logger.warning(remark)
@@ -177,7 +178,7 @@ def demo(options: Options) -> None:
     """Train, evaluate and draw as ``tools/demo.py`` says; the last lines say how well it went and what to look at."""
     start = time.monotonic()
     folder = train(options).work_dir
-    options.checkpoint, options.work_dir = last_checkpoint(folder), folder
+    options.checkpoint, options.work_dir = resume.named_last(folder), folder
     runner, metrics = test(options)
     gallery = save_gallery(runner.model, runner.test_dataloader.dataset, os.path.join(folder, 'detections'))
     minutes = (time.monotonic() - start) / 60
@@ -185,12 +186,6 @@ def demo(options: Options) -> None:
     ap, ap50 = (metrics.get(f'coco/bbox_{name}', 0.0) for name in ('mAP', 'mAP_50'))
     print(f'\nHeld-out images: AP {ap:.3f}, AP50 {ap50:.3f}, after '
           f'{minutes:.1f} minutes\nDetections drawn:  {gallery}\nLogs, checkpoint:  {folder}')
-
-
-def last_checkpoint(folder: str) -> str:
-    """The checkpoint that a training in ``folder`` wrote last."""
-    with open(os.path.join(folder, 'last_checkpoint')) as file:
-        return file.read().strip()
 
 
 def _build(config: Config, dump_config: bool = True) -> Runner:
@@ -272,6 +267,9 @@ class _Start(NamedTuple):
 
 def _decide_start(options: Options, config: Config) -> _Start:
     """Start afresh, or go on as ``--resume`` says; what torchrun starts again goes on by itself."""
+    weights = config.get('load_from')
+    if weights and options.resume is None:
+        _existing_file(weights)  # before a folder is made
     folder = _training_folder(options, config)
     started_again = resume.is_started_again(folder)
     resume.sign(folder)
@@ -282,7 +280,6 @@ def _decide_start(options: Options, config: Config) -> _Start:
             return _Start(folder, path, True, [f'{one}: the run goes on from {path}' for one in damaged])
         remarks = [f'There is no checkpoint in {folder} to go on from yet: the run starts']
     if options.resume in (None, 'auto'):
-        weights = config.get('load_from')
         return _Start(folder, weights and _existing_file(weights), False, remarks)
     damage = None if '://' in options.resume else resume.damage(_existing_file(options.resume))
     if damage is not None:
@@ -292,7 +289,7 @@ def _decide_start(options: Options, config: Config) -> _Start:
 
 
 def _training_folder(options: Options, config: Config) -> str:
-    """A folder that no earlier run has written to, or the run's to go on with.
+    """A folder that no other run writes to, or that of the run to go on with.
 
     ``work_dirs/NAME``, else ``NAME-2``, ``NAME-3``...; a folder that was asked for by name is taken or refused.
     """
@@ -300,18 +297,18 @@ def _training_folder(options: Options, config: Config) -> str:
     base = asked or _default_folder(options)
     if options.resume is not None:
         return base if asked else _latest(base)
-    folder, number = base, 1
-    while _has_content(folder) and not resume.is_started_again(folder):
-        if asked:
-            raise SetupError(f'{base} holds an earlier run, and a new one overwrites nothing. Go on with it by '
-                             '--resume, or name another --work-dir')
-        number += 1
-        folder = f'{base}-{number}'
-    return folder
+    if not asked:
+        return next(folder for folder in _numbered(base) if resume.claim(folder))
+    if not resume.claim(base):
+        raise SetupError(f'{base} holds an earlier run, and a new one overwrites nothing. Go on with it by --resume, '
+                         'or name another --work-dir')
+    return base
 
 
-def _has_content(folder: str) -> bool:
-    return os.path.isdir(folder) and any(entry.name != resume.LAUNCH for entry in os.scandir(folder))
+def _numbered(base: str) -> Iterator[str]:
+    yield base
+    for number in itertools.count(2):
+        yield f'{base}-{number}'
 
 
 def _latest(base: str) -> str:

@@ -33,6 +33,7 @@ def hook():
 
 def test_a_lost_terminal_asks_a_run_to_end(hook):
     hook.before_train(runner())
+    assert signal.getsignal(signal.SIGHUP) == hook._receive, 'it would end the process'
     os.kill(os.getpid(), signal.SIGHUP)
     assert hook._agreed() == 'SIGHUP'
     hook.restore()
