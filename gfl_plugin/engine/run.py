@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import time
 from typing import Any, Callable, ContextManager, Dict, Iterator, List, NamedTuple, NoReturn, Optional, Tuple
 
@@ -49,6 +50,8 @@ def reporting() -> Iterator[None]:
 
 
 def _exit(message: str, status: int) -> NoReturn:
+    if threading.current_thread() is threading.main_thread():  # a launcher passes on Ctrl-C, which has arrived already
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     is_first = _is_first_to_speak()
     for stream, text in ((sys.stdout, ''), (sys.stderr, f'{message}\n' if is_first else '')):
         try:

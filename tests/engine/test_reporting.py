@@ -1,6 +1,7 @@
 """How a tool ends: one line, a status, and no process group left behind."""
 import datetime
 import os
+import signal
 import sys
 
 import pytest
@@ -13,6 +14,14 @@ from gfl_plugin.errors import Interrupted, SetupError
 WAYS_OUT = [(None, None), (SetupError('a mistake'), 2), (Interrupted('SIGTERM'), 75), (KeyboardInterrupt(), 130),
             (ZeroDivisionError('a bug'), None)]
 NAMES = ['finished', 'mistake', 'interrupted', 'ctrl_c', 'bug']
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c():
+    """A tool that ends ignores it."""
+    handler = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, handler)
 
 
 def leave(error):
@@ -61,6 +70,12 @@ def test_a_terminal_that_is_gone_does_not_change_the_status(monkeypatch):
         print('a line of the log')
         assert leave(Interrupted('SIGHUP')) == 75
         lost.flush()  # as Python does when it exits: a failure is status 120
+
+
+def test_a_second_ctrl_c_does_not_change_the_status(monkeypatch):
+    """A launcher passes it on to processes that have it from the terminal already."""
+    monkeypatch.setattr(engine.run, 'leave_ranks', lambda is_orderly: os.kill(os.getpid(), signal.SIGINT))
+    assert leave(KeyboardInterrupt()) == 130
 
 
 def test_ctrl_c_while_a_tool_starts_is_one_line_and_a_status(monkeypatch, capsys):
