@@ -12,9 +12,13 @@ with mock.patch.object(sys, 'path', [str(ROOT / 'tools'), *sys.path]):
 
 SCRIPT = """
 import os, signal, sys, time
+rank, starts = int(os.environ['LOCAL_RANK']), int(os.environ['TORCHELASTIC_RESTART_COUNT']) + 1
+{before}
 with open(sys.argv[1], 'a') as file:
-    file.write(os.environ['LOCAL_RANK'])
-starts = int(os.environ['TORCHELASTIC_RESTART_COUNT']) + 1
+    file.write('.')
+while os.path.getsize(sys.argv[1]) < 2 * starts:  # both have been started
+    time.sleep(0.01)
+{lines}
 """
 
 
@@ -29,9 +33,9 @@ def start(tmp_path, monkeypatch):
     handlers = {number: signal.getsignal(number) for number in
                 (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)}
 
-    def start(lines):
+    def start(lines, before=''):
         script, started = tmp_path / 'script.py', tmp_path / 'started'
-        script.write_text(SCRIPT + lines)
+        script.write_text(SCRIPT.format(before=before, lines=lines))
         status = 0
         try:
             launch.main(['--standalone', '--local-addr=127.0.0.1', '--nproc-per-node=2', '--max-restarts=1',
@@ -47,13 +51,12 @@ def start(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('status', [2, 75, 130])
 def test_what_would_only_happen_again_is_not_started_again(start, status, capfd):
-    assert start(f'sys.exit({status})')[0] == status
+    assert start(f'sys.exit({status})') == (status, 2)
     assert 'Traceback' not in capfd.readouterr().err
 
 
 def test_a_mistake_of_one_rank_is_not_made_again(start):
-    status, starts = start('time.sleep(0 if os.environ["LOCAL_RANK"] == "0" else 30); sys.exit(2)')
-    assert (status, starts) == (2, 2)
+    assert start('time.sleep(30 * rank); sys.exit(2)') == (2, 2)
 
 
 def test_what_dies_is_started_again(start):
@@ -67,20 +70,14 @@ def test_what_dies_again_gives_its_status(start):
 @pytest.mark.parametrize('name, status, expected', [('SIGTERM', 75, 75), ('SIGINT', 130, 130), ('SIGTERM', 1, 143)])
 def test_a_signal_is_passed_on(start, name, status, expected, capfd):
     """The runs end by it, saved or not; Ctrl-C on the launcher is no traceback."""
-    lines = (f'signal.signal(signal.{name}, lambda *_: sys.exit({status}))\n'
-             'open(sys.argv[1] + ".ready" + os.environ["LOCAL_RANK"], "w").close()\n'
-             'while os.environ["LOCAL_RANK"] == "0" and not os.path.exists(sys.argv[1] + ".ready1"):\n'
-             '    time.sleep(0.01)\n'
-             f'if os.environ["LOCAL_RANK"] == "0": os.kill(os.getppid(), signal.{name})\n'
-             'time.sleep(30)')
-    assert start(lines) == (expected, 2)
+    assert start(f'if rank == 0: os.kill(os.getppid(), signal.{name})\ntime.sleep(30)',
+                 before=f'signal.signal(signal.{name}, lambda *_: sys.exit({status}))') == (expected, 2)
     assert 'Traceback' not in capfd.readouterr().err
 
 
 def test_without_a_private_name_plain_torchrun_starts_the_processes(start, monkeypatch, capsys):
     monkeypatch.setattr(launch, 'PRIVATE', (*launch.PRIVATE, '_gone'))
-    status, starts = start('sys.exit(2)')
-    assert status == 2 and starts > 2, 'torchrun starts everything again'
+    assert start('sys.exit(2)') == (2, 4), 'torchrun starts everything again'
     assert capsys.readouterr().err.count('no _gone, so plain torchrun') == 1
 
 
