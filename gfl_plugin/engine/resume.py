@@ -68,7 +68,7 @@ def named_last(folder: str) -> Optional[str]:
             named = file.read().strip()
     except FileNotFoundError:
         return None
-    own = os.path.join(folder, os.path.basename(named))
+    own = os.path.abspath(os.path.join(folder, os.path.basename(named)))
     return own if os.path.isfile(own) or not os.path.isfile(named) else named
 
 

@@ -55,10 +55,11 @@ def write_run(folder, *names):
     return folder
 
 
-def test_a_copied_run_goes_on_from_its_own_checkpoint(tmp_path):
+def test_a_copied_run_goes_on_from_its_own_checkpoint(tmp_path, monkeypatch):
     original = write_run(tmp_path / 'original', 'epoch_1.pth', 'epoch_2.pth')
     copy = shutil.copytree(original, tmp_path / 'copy')
-    assert resume.newest_whole(str(copy)).path == str(copy / 'epoch_2.pth')
+    monkeypatch.chdir(tmp_path)
+    assert resume.newest_whole('copy').path == str(copy / 'epoch_2.pth'), 'its whole path, as the log names it'
     (copy / 'epoch_2.pth').write_bytes(b'')
     assert resume.newest_whole(str(copy)).path == str(copy / 'epoch_1.pth'), 'the one before is its own, too'
 
