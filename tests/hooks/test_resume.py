@@ -187,14 +187,17 @@ def test_workers(whole, tmp_path):
 
 
 def test_workers_end_with_the_process_that_started_them():
-    """Python ends them by one SIGTERM, and then waits for them for ever."""
+    """Python ends them by one SIGTERM, and then waits for them for ever. With forkserver their parent is the server."""
     code = ('import functools\nfrom torch.utils.data import DataLoader\n'
             'from gfl_plugin.hooks.interrupt import _outlast_a_signal\n'
-            'loader = DataLoader(range(8), num_workers=1, persistent_workers=True,\n'
-            '                    worker_init_fn=functools.partial(_outlast_a_signal, None))\n'
-            'print(next(iter(loader)))')
-    done = run('-c', code, timeout=60)
-    assert done.returncode == 0 and 'tensor([0])' in done.stdout, done.stderr[-2000:]
+            "if __name__ == '__main__':\n"
+            '    batches = [iter(DataLoader(range(8), num_workers=1, persistent_workers=True,\n'
+            '                               multiprocessing_context=method,\n'
+            '                               worker_init_fn=functools.partial(_outlast_a_signal, None)))\n'
+            "               for method in ('fork', 'forkserver')]\n"
+            '    print(*map(next, batches))')
+    done = run('-c', code, timeout=120)
+    assert done.returncode == 0 and done.stdout.count('tensor([0])') == 2, done.stderr[-2000:]
 
 
 def test_a_second_sigint_stops_at_once(monkeypatch):
