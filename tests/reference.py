@@ -91,10 +91,14 @@ def losses_and_gradients(head, features: List[Tensor], objects, metas, ignored=N
 
 
 def assert_close(ours: Tensor, reference: Tensor, what: str, tolerance: float = 1e-5) -> None:
-    """Equal within a fraction of the largest magnitude of the reference."""
+    """Every element is the reference's, within a fraction of that element.
+
+    An element smaller than the mean magnitude may be off by that fraction of the mean: it can be a sum that cancels.
+    """
     assert ours.shape == reference.shape, f'{what} should have the shape of the reference'
-    scale = reference.abs().max().clamp(min=1e-12) if reference.numel() else 1
-    error = ((ours - reference).abs().max() / scale).item() if reference.numel() else 0
+    magnitude = reference.double().abs()
+    scale = magnitude.maximum(magnitude.mean()).clamp(min=1e-12) if reference.numel() else magnitude
+    error = ((ours - reference).abs() / scale).max().item() if reference.numel() else 0
     assert error <= tolerance, \
         f'{what} should be the reference\'s within {tolerance} relative, but is off by {error:.2g}'
 

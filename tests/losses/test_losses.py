@@ -42,6 +42,17 @@ def value_and_gradient(function, logits):
     return value.detach(), torch.autograd.grad(value.sum(), logits)[0]
 
 
+@pytest.mark.parametrize('wrong', [0.0, 3.001e-6, float('nan')])
+def test_comparisons_see_the_small_gradients_of_the_background(wrong):
+    """A map has few positives and very many negatives, whose slopes are 10,000 times smaller."""
+    gradient = torch.full((8, 100, 100), 3e-6)
+    gradient[2, ::20, ::50] = -0.05
+    damaged = torch.where(gradient > 0, wrong, gradient)
+    assert_close(gradient.clone(), gradient, 'the same gradient')
+    with pytest.raises(AssertionError, match='off by'):
+        assert_close(damaged, gradient, 'a gradient that lost its background')
+
+
 # ---- quality focal loss ----
 
 def test_qfl_by_hand():
@@ -133,10 +144,15 @@ def test_a_label_outside_of_the_classes_is_background(label, layout):
 
 def test_qfl_of_a_map_twice_differentiated_or_scaled():
     logits = torch.randn(1, 2, 3, 3, requires_grad=True)
-    loss = fused_qfl(logits, BACKGROUND)
-    once, = torch.autograd.grad(loss, logits, retain_graph=True)
-    tripled, = torch.autograd.grad(3 * loss, logits)
-    assert_close(tripled, 3 * once, 'the gradient of a scaled loss, of a graph that was kept,')
+    zero = torch.zeros(1, dtype=torch.long)
+    loss = fused_qfl(logits, ClassTargets(zero, zero + 1, zero + 4, torch.tensor([0.7])))
+    once, again, tripled = (torch.autograd.grad(factor * loss, logits, retain_graph=True)[0] for factor in (1, 1, 3))
+    assert once.abs().sum() > 0 and again.equal(once), 'a graph that was kept should give its gradient again'
+    assert_close(tripled, 3 * once, 'the gradient of a scaled loss')
+    for factor, said in ((torch.ones(()), 'does not require grad'), (torch.ones((), requires_grad=True), 'once')):
+        gradient, = torch.autograd.grad(factor * loss, logits, create_graph=True)
+        with pytest.raises(RuntimeError, match=said):  # rather than a second derivative of 0
+            gradient.sum().backward()
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
@@ -204,12 +220,17 @@ def test_dfl_is_least_at_the_split_between_two_bins():
     assert (noisy >= loss).all(), 'no other distribution should have a lower loss'
 
 
-@pytest.mark.parametrize('y', [0.0, 7.9, 8.0, 8.5, -1.0])
+@pytest.mark.parametrize('y', [0.0, 7.9, 8.0, 8.5, 20.0, -0.3, -5.0])
 def test_dfl_at_and_beyond_the_ends(y):
-    loss, gradient = value_and_gradient(lambda x: distribution_focal_loss(x, torch.tensor([y])), torch.randn(1, 9))
-    assert loss.isfinite().all() and gradient.isfinite().all(), f'a target of {y} of 8 bins should be within reach'
-    end = distribution_focal_loss(torch.zeros(9), torch.tensor(min(max(y, 0.), 8.)))
-    assert distribution_focal_loss(torch.zeros(9), torch.tensor(y)) == end, 'a target beyond the ends counts as the end'
+    """A target beyond the last bin is trained towards that bin alone, and one below 0 towards bin 0."""
+    logits = torch.randn(9)
+    loss, gradient = value_and_gradient(lambda x: distribution_focal_loss(x, torch.tensor(y)), logits)
+    if 0 < y < 8:
+        expected = value_and_gradient(lambda x: -(0.1 * x.log_softmax(-1)[7] + 0.9 * x.log_softmax(-1)[8]), logits)
+    else:
+        expected = value_and_gradient(lambda x: -x.log_softmax(-1)[8 if y > 0 else 0], logits)
+    assert_close(loss, expected[0], f'the loss of a target of {y} of 8 bins')
+    assert_close(gradient, expected[1], f'the gradient of a target of {y} of 8 bins')
 
 
 @pytest.mark.parametrize('reduction', ['none', 'mean', 'sum'])
