@@ -1,4 +1,4 @@
-"""Every config in configs/ builds a model that computes a loss."""
+"""Every config in configs/ is built, and computes one loss."""
 import re
 from pathlib import Path
 
