@@ -143,7 +143,7 @@ def study(models: Sequence[Trained]) -> Dict[str, Any]:
 # ---- figure and summary ----
 
 def chart(numbers: Dict[str, Any]) -> Chart:
-    """Draw a scatter plot for each model, and the share of missing negatives among the highest scores of each."""
+    """Draw a scatter plot for each model, and curves of how many negatives that miss rank high."""
     panels: List[Panel] = []
     for name, model in numbers['models'].items():
         layers = [Layer('points', model['sample'][kind]['iou'], model['sample'][kind]['score'], f'{kind} (sample)', i)
@@ -158,8 +158,8 @@ def chart(numbers: Dict[str, Any]) -> Chart:
                         'highest scores looked at [% of the number of positives]', 'negatives that miss [% of these]',
                         curves, (0, 200)))
     return Chart('Predicted score against true IoU', panels,
-                 f'Points: a random sample (seed 0) of at most {SAMPLE} positives and {SAMPLE} negatives, with '
-                 f'scores above {LEAST_SCORE:g}, a model; the numbers use all')
+                 f'Points of a model: a random sample (seed 0) of at most {SAMPLE} positives and {SAMPLE} negatives '
+                 f'above a score of {LEAST_SCORE:g}; the numbers use all')
 
 
 def summary(numbers: Dict[str, Any]) -> str:

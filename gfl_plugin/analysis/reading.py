@@ -25,7 +25,7 @@ class Trained(NamedTuple):
     name: str
     head: GFLHead
     scenes: Callable[[], Iterator[Scene]]
-    # Computes AP. Its argument detects the objects of a scene, given also the scene's number; pixels of the original.
+    # Computes AP. Its argument maps a scene and its number to detections, with boxes in pixels of the original image.
     average_precision: Callable[[Callable[[Scene, int], List[InstanceData]]], float]
 
 

@@ -13,7 +13,7 @@ STRAY, UNKNOWN_CATEGORY = 'annotations without image', 'unknown categories'
 NOT_FINITE, NO_AREA, OUTSIDE = 'boxes not finite', 'boxes without area', 'boxes outside the image'
 THIN, NO_AREA_ENTRY = 'boxes thinner than a pixel', 'area entries not positive'
 LARGEST = 1e9  # pixels: the largest coordinate or size accepted, far beyond any image and far below overflow
-GROWTH = 4  # json.load takes more memory than this per byte of file: 5.6 bytes for boxes, 6.2 with polygons
+GROWTH = 4  # json.load takes more bytes of memory than this per byte of file: 5.6 for boxes, 6.2 with polygons
 Rule = Tuple[Callable[[Any], bool], str]  # a check of the value, and what the value should be
 
 

@@ -1,8 +1,8 @@
 """Find out whether an image file can be read, and if not, why. OpenCV gives no reason. Needs no stack.
 
-OpenCV 4.10 decodes the first part of a truncated JPEG and fills the rest with grey, without an error; OpenCV 4.12
-returns nothing and gives no reason. `find_damage` finds truncated files with two small reads; `open_image` also decodes
-the file. No decoder notices noise in the middle of a JPEG.
+Up to 4.10 or later, OpenCV decodes the first part of a truncated JPEG and fills the rest with grey, without an error.
+Since 4.12 or earlier, it returns nothing and gives no reason. `find_damage` finds truncated files with two small reads;
+`open_image` also decodes the file. No decoder notices noise in the middle of a JPEG.
 """
 import os
 import stat

@@ -21,7 +21,7 @@ from .coco import CocoDataset
 VERSION = 1  # raise it whenever a change makes the same arguments draw different pictures
 STREAMS = {'train': 0, 'val': 1}  # one random stream per split, so that no picture is in both
 OVERSAMPLE = 4  # anti-aliasing: outlines are filled at this many times the resolution
-LEAST_VISIBLE = 0.3  # share of a shape's area; of a smaller part nobody could tell the class and the box
+LEAST_VISIBLE = 0.3  # share of a shape's area; nobody could tell class and box from less
 MOST_SHAPES = 8
 
 

@@ -122,7 +122,7 @@ class CheckpointHook(MMEngineCheckpointHook):
         try:
             yield
         except OSError as error:
-            advice = 'Free some space' if files.is_out_of_space(error) else 'Fix that'
+            advice = 'Free some space' if files.is_out_of_space(error) else 'Fix the cause'
             raise RunError(f'The checkpoint {self._path(name)} cannot be written ({error.strerror}). The earlier '
                            f'ones are unchanged. {advice} and continue with --resume') from error
 

@@ -30,7 +30,7 @@ class ResumeHook(Hook):
 
     def __init__(self) -> None:
         self._batches_done = 0  # in this epoch
-        self._to_skip = (0, 1)  # batches that were done, of how many in the epoch
+        self._to_skip = (0, 1)  # batches done in the epoch of the checkpoint, and the length of that epoch
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         meta = checkpoint['meta']
@@ -51,7 +51,7 @@ class ResumeHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         done, total = self._to_skip
-        if not done or not isinstance(runner.train_loop, EpochBasedTrainLoop):  # the other loop skips itself
+        if not done or not isinstance(runner.train_loop, EpochBasedTrainLoop):  # IterBasedTrainLoop skips by itself
             return
         loader = runner.train_dataloader
         self._batches_done = done if total == len(loader) else done * len(loader) // total
