@@ -14,8 +14,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.dist import broadcast_object_list, init_dist, is_distributed
 from mmengine.runner import Runner
 
-from .. import files
-from ..compat import checkpoints
+from .. import files, safe_loading
 from ..errors import Interrupted, RunError, SetupError
 from ..hooks import InterruptHook
 from ..visualization import save_gallery
@@ -32,7 +31,7 @@ def reporting() -> Iterator[None]:
     """
     try:
         yield
-    except (SetupError, checkpoints.UnsafeCheckpointError, Interrupted) as error:
+    except (SetupError, safe_loading.UnsafeCheckpointError, Interrupted) as error:
         interrupted = isinstance(error, Interrupted)
         if _is_first_to_speak():
             print(error if interrupted else f'error: {error}', file=sys.stderr)
@@ -186,7 +185,7 @@ def _prepare_processes(config: Config, options: Options) -> None:
 
 def _trust(options: Options, checkpoint: Optional[str]) -> ContextManager:
     """Trust the checkpoint of a command, and no other file that the run loads, if ``--trust-checkpoint`` says so."""
-    return checkpoints.trusting(*([checkpoint] if options.trust_checkpoint and checkpoint else []))
+    return safe_loading.trusting(*([checkpoint] if options.trust_checkpoint and checkpoint else []))
 
 
 @contextlib.contextmanager
@@ -210,7 +209,7 @@ def _on_all_ranks(decide: Callable[[], Any]) -> Any:
     if not is_distributed() or torch.distributed.get_rank() == 0:
         try:
             decision[0] = decide()
-        except (SetupError, checkpoints.UnsafeCheckpointError) as error:
+        except (SetupError, safe_loading.UnsafeCheckpointError) as error:
             decision[1] = error
     broadcast_object_list(decision)
     if decision[1] is not None:
