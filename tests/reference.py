@@ -1,5 +1,5 @@
 """Heads from MMDetection to compare with, and random inputs for both."""
-from typing import List, Sequence, Tuple
+from typing import Dict, List, Sequence, Tuple, Union
 
 import torch
 from mmdet.registry import MODELS
@@ -74,12 +74,16 @@ def on(device: str, head, features: List[Tensor], objects: List[InstanceData]):
     return head.to(device), [f.to(device) for f in features], [o.to(device) for o in objects]
 
 
+def summed(losses: Dict[str, Union[Tensor, List[Tensor]]]) -> Dict[str, Tensor]:
+    """The losses of a head, each summed over its levels."""
+    return {name: sum(value) if isinstance(value, list) else value for name, value in losses.items()}
+
+
 def losses_and_gradients(head, features: List[Tensor], objects, metas, ignored=None):
     """Losses, each a scalar; gradients of the features and of the parameters."""
     features = [f.clone().requires_grad_() for f in features]
     head.zero_grad()
-    losses = head.loss_by_feat(*head(features), objects, metas, ignored)
-    losses = {name: sum(value) if isinstance(value, (list, tuple)) else value for name, value in losses.items()}
+    losses = summed(head.loss_by_feat(*head(features), objects, metas, ignored))
     sum(losses.values()).backward()
     gradients = {f'feature {i}': f.grad for i, f in enumerate(features)}
     gradients.update({name: p.grad for name, p in head.named_parameters()})

@@ -1,4 +1,4 @@
-"""Every config in configs/ is built, and computes one loss."""
+"""Every config in configs/ is built and computes one loss, and so is every row of a table that sets a number."""
 import re
 from pathlib import Path
 
@@ -6,12 +6,13 @@ import pytest
 import torch
 from mmdet.registry import DATASETS, MODELS
 from mmdet.structures import DetDataSample
-from reference import random_objects
+from reference import random_objects, summed
 from timm_setup import need_timm
 from tool_runs import ROOT, parse
 from torch.utils.flop_counter import FlopCounterMode
 
 from gfl_plugin import engine
+from gfl_plugin.engine.reproduce import TABLES
 
 CONFIGS = sorted(str(file.relative_to(ROOT / 'configs')) for file in (ROOT / 'configs').rglob('*.py')
                  if '_base_' not in file.parts)
@@ -32,12 +33,17 @@ def test_computes_a_loss(name):
     compute_loss(model)
 
 
+@pytest.mark.parametrize('row', [row for rows in TABLES.values() for row in rows if row.settings], ids=lambda r: r.name)
+def test_a_row_that_sets_a_number_computes_a_loss(row):
+    compute_loss(load(f'ablation/{row.config}.py', '--cfg-options', *row.settings).model)
+
+
 def compute_loss(config):
     model = MODELS.build(config)
     height, width = 128, 160
     objects, metas = random_objects((3, 0), height, width, model.bbox_head.num_classes)
     samples = [DetDataSample(metainfo=meta, gt_instances=gt) for gt, meta in zip(objects, metas)]
-    losses = model.loss(torch.randn(2, 3, height, width), samples)
+    losses = summed(model.loss(torch.randn(2, 3, height, width), samples))
     head = model.bbox_head
     own = LOSSES_OF_KINDS.get(type(head.quality).__name__, set()) | LOSSES_OF_KINDS.get(type(head.box).__name__, set())
     assert set(losses) == {'loss_cls', 'loss_bbox'} | own
