@@ -8,10 +8,11 @@ from .compat import stack
 limits.limit_opencv()  # before the stack: OpenCV reads its limit when mmcv loads it
 stack.require()
 
-from .compat import checkpoints, ops, packages, vision  # noqa: E402
+from . import safe_loading  # noqa: E402
+from .compat import ops, packages, vision  # noqa: E402
 
 ops.install()
-checkpoints.install()
+safe_loading.install()
 packages.install()
 vision.install()
 

@@ -1,4 +1,4 @@
-"""Every config in configs/ is built, and computes one loss."""
+"""Every config in configs/ is built and computes one loss, and so is every row of a table that sets a number."""
 import re
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from tool_runs import ROOT, parse
 from torch.utils.flop_counter import FlopCounterMode
 
 from gfl_plugin import engine
+from gfl_plugin.engine.reproduce import TABLES
 
 CONFIGS = sorted(str(file.relative_to(ROOT / 'configs')) for file in (ROOT / 'configs').rglob('*.py')
                  if '_base_' not in file.parts)
@@ -30,6 +31,11 @@ def test_computes_a_loss(name):
     if model.backbone.type == 'gfl_plugin.TIMMBackbone':
         need_timm()
     compute_loss(model)
+
+
+@pytest.mark.parametrize('row', [row for rows in TABLES.values() for row in rows if row.settings], ids=lambda r: r.name)
+def test_a_row_that_sets_a_number_computes_a_loss(row):
+    compute_loss(load(f'ablation/{row.config}.py', '--cfg-options', *row.settings).model)
 
 
 def compute_loss(config):

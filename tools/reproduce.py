@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Train the rows of one of the paper's tables with several seeds, and write the table; stopped, it goes on.
+"""Train the rows of one of the paper's tables with several seeds, and write the table. If stopped, it goes on.
 
     python tools/reproduce.py table3                            QFL x DFL, on the shapes
     python tools/reproduce.py quality --data-root data/coco     what a score means, on COCO
@@ -15,8 +15,8 @@ def parse_options():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('table', help='table3, quality, box, beta or n')
     parser.add_argument('--seeds', type=int, default=3, help='runs of each row, with seeds 0, 1, ...')
-    parser.add_argument('--rows', nargs='+', metavar='CONFIG', help='of its rows these alone, by the names in configs/'
-                        'ablation: several processes or machines share a table so')
+    parser.add_argument('--rows', nargs='+', metavar='ROW', help='train these rows alone, such as joint_dirac or '
+                        'beta_2.5, so that several processes or machines can share a table')
     parser.add_argument('--work-dir', help='where results go (default: work_dirs/reproduce/TABLE)')
     parser.add_argument('--data-root', help='root of COCO, to train on it instead of the shapes')
     for option in ('--cfg-options', '--amp', '--auto-scale-lr', '--no-pretrained'):

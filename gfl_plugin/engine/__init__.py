@@ -1,8 +1,8 @@
 """What the command lines in ``tools/`` do."""
 from ..datasets.check import check_dataset
 from .analyze import analyze
+from .benchmark import benchmark
 from .config import Options, load_config
-from .measure import benchmark
 from .reproduce import reproduce
 from .run import demo, reporting, test, train
 

@@ -1,11 +1,11 @@
-"""The paper's studies: a table of configs, several seeds each, that can be stopped and goes on where it was."""
+"""The paper's studies: tables of runs, with several seeds a row. A table that was stopped goes on where it was."""
 import json
 import logging
 import os
 import statistics
 import time
 from argparse import Namespace
-from typing import Dict, List, NamedTuple, Optional
+from typing import Dict, List, NamedTuple, Optional, Tuple
 
 from mmengine.logging import print_log
 
@@ -21,10 +21,26 @@ METRICS = ('mAP', 'mAP_50', 'mAP_75')
 
 
 class Row(NamedTuple):
-    """A config of ``configs/ablation`` and what to call it."""
+    """A config and the settings that it is trained with.
+
+    Attributes:
+        label: What the table calls the row.
+        name: What the row's folder and ``--rows`` call it.
+        published: Box AP on COCO minival in the same setting (R50, 1x), as published by MMDetection.
+        config: A config of ``configs/ablation``; the one that ``name`` names if None.
+        settings: ``key=value``, as of ``--cfg-options``.
+    """
     label: str
-    config: str
-    published: Optional[float] = None  # box AP on COCO minival of the same setting (R50, 1x), by MMDetection
+    name: str
+    published: Optional[float] = None
+    config: Optional[str] = None
+    settings: Tuple[str, ...] = ()
+
+
+def _rows_of_gfl(symbol: str, setting: str, values: Tuple[float, ...]) -> List[Row]:
+    """GFL with one number set to each of some values."""
+    return [Row(f'{symbol} = {value:g}', f'{symbol}_{value:g}', config='joint_general-dfl',
+                settings=(f'{setting}={value}', )) for value in values]
 
 
 TABLES: Dict[str, List[Row]] = {
@@ -37,8 +53,10 @@ TABLES: Dict[str, List[Row]] = {
     # What a side is, on ATSS (table 2).
     'box': [Row('Dirac', 'centerness_dirac', 39.4), Row('Gaussian', 'centerness_gaussian'),
             Row('general', 'centerness_general'), Row('general, with DFL', 'centerness_general-dfl')],
-    'beta': [Row(f'beta = {beta}', f'beta_{beta}') for beta in ('0', '1', '2', '2.5', '4')],
-    'n': [Row(f'n = {n}', f'n_{n}') for n in (12, 14, 16, 18)],
+    # The exponent of QFL's modulating factor. At 0 QFL is binary cross-entropy; 2 is the default.
+    'beta': _rows_of_gfl('beta', 'model.bbox_head.loss_cls.beta', (0.0, 1.0, 2.0, 2.5, 4.0)),
+    # The largest bin, in strides; 16 is the default.
+    'n': _rows_of_gfl('n', 'model.bbox_head.reg_max', (12, 14, 16, 18)),
 }
 
 
@@ -53,15 +71,15 @@ def reproduce(options: Options) -> Dict[str, object]:
     """
     if options.table not in TABLES:
         raise SetupError(f'There is no table {options.table!r}: there are {", ".join(TABLES)}')
-    configs = [row.config for row in TABLES[options.table]]
-    for config in options.rows or ():
-        if config not in configs:
-            raise SetupError(f'Table {options.table} has no row {config!r}: there are {", ".join(configs)}')
+    names = [row.name for row in TABLES[options.table]]
+    for name in options.rows or ():
+        if name not in names:
+            raise SetupError(f'Table {options.table} has no row {name!r}: there are {", ".join(names)}')
     folder = options.work_dir or os.path.join('work_dirs', 'reproduce',
                                               options.table + ('-coco' if options.data_root else ''))
     os.makedirs(folder, exist_ok=True)
     left = [(row, seed) for row in TABLES[options.table] for seed in range(options.seeds)
-            if row.config in (options.rows or configs) and _result(folder, row, seed) is None]
+            if row.name in (options.rows or names) and _result(folder, row, seed) is None]
     start, table = time.monotonic(), write_table(folder, options)
     for index, (row, seed) in enumerate(left):
         _say(f'{row.label}, seed {seed}: run {index + 1} of {len(left)}{_eta(start, index, len(left))}')
@@ -72,11 +90,11 @@ def reproduce(options: Options) -> Dict[str, object]:
 
 
 def _run(row: Row, seed: int, folder: str, options: Options) -> None:
-    """Train and evaluate one row with one seed, from where an earlier try ended; its numbers go into a file."""
+    """Train and evaluate a row with one seed, from where an earlier try ended, and write its numbers to a file."""
     start = time.monotonic()
-    work_dir = os.path.join(folder, row.config, f'seed_{seed}')
-    settings = [*(options.cfg_options or ()), f'randomness.seed={seed}',
-                f'experiment_name={options.table}_{row.config}_{seed}_{time.time_ns()}']
+    work_dir = os.path.join(folder, row.name, f'seed_{seed}')
+    settings = [*row.settings, *(options.cfg_options or ()), f'randomness.seed={seed}',
+                f'experiment_name={options.table}_{row.name}_{seed}_{time.time_ns()}']
     run = Namespace(
         config=_config_file(row, folder, options), work_dir=work_dir, data_root=options.data_root, launcher='none',
         cfg_options=settings, resume='auto' if os.path.isdir(work_dir) else None, local_rank=None, amp=options.amp,
@@ -94,18 +112,19 @@ def _run(row: Row, seed: int, folder: str, options: Options) -> None:
 
 def _config_file(row: Row, folder: str, options: Options) -> str:
     """The row's config; on COCO a copy of it that departs from the 1x setting there."""
-    path = os.path.join(CONFIGS, 'ablation', f'{row.config}.py')
+    name = f'{row.config or row.name}.py'
+    path = os.path.join(CONFIGS, 'ablation', name)
     if not options.data_root:
         return path
     with open(path) as file:
         content = file.read()
-    copy = os.path.join(folder, f'{row.config}.py')
+    copy = os.path.join(folder, name)
     write_text(copy, content.replace(ON_SHAPES, os.path.join(CONFIGS, ON_COCO)))
     return copy
 
 
 def _result_file(folder: str, row: Row, seed: int) -> str:
-    return os.path.join(folder, row.config, f'seed_{seed}.json')
+    return os.path.join(folder, row.name, f'seed_{seed}.json')
 
 
 def _result(folder: str, row: Row, seed: int) -> Optional[Dict[str, float]]:
@@ -126,7 +145,8 @@ def write_table(folder: str, options: Options) -> Dict[str, object]:
         results = [_result(folder, row, seed) for seed in range(options.seeds)]
         runs = [dict(result, seed=seed) for seed, result in enumerate(results) if result is not None]
         published = dict(published=row.published) if options.data_root else {}  # which is of COCO
-        rows.append(dict(label=row.label, config=row.config, **published, runs=runs))
+        rows.append(dict(label=row.label, config=row.config or row.name, settings=list(row.settings), **published,
+                         runs=runs))
     table = dict(table=options.table, data='COCO' if options.data_root else 'shapes', seeds=options.seeds, rows=rows)
     for name, content in (('table.json', json.dumps(table, indent=1)), ('table.md', markdown(table))):
         write_text(os.path.join(folder, name), content + '\n')

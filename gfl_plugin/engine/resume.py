@@ -5,7 +5,7 @@ import socket
 import zipfile
 from typing import List, NamedTuple, Optional
 
-from ..compat import checkpoints
+from .. import safe_loading
 from ..errors import SetupError
 
 LAUNCH = '.launch'  # in a run's folder: marks it as taken, and names the torchrun that started the run, if one did
@@ -44,13 +44,13 @@ def damage(path: str) -> Optional[str]:
         with open(path, 'rb') as file:
             start = file.read(2)
         if start[:1] == b'\x80':  # a bare pickle, of PyTorch < 1.6, has no checksums: it has to be loaded to be known
-            return None if isinstance(checkpoints.load_file(path, map_location='cpu'), dict) else 'not a checkpoint'
+            return None if isinstance(safe_loading.load_file(path, map_location='cpu'), dict) else 'not a checkpoint'
         if start != b'PK':
             return 'not a checkpoint' if start else 'empty'
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
         return broken and f'the checksum of {broken} is wrong'
-    except checkpoints.UnsafeCheckpointError:  # The runner refuses the file, or loads it if the user trusts it.
+    except safe_loading.UnsafeCheckpointError:  # The runner refuses the file, or loads it if the user trusts it.
         return None
     except Exception as error:  # readers stumble in many ways over bytes that are not what they expect
         return (str(error).strip() or type(error).__name__).splitlines()[0]

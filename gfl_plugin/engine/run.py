@@ -16,8 +16,7 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import broadcast_object_list, init_dist, is_distributed
 
-from .. import files
-from ..compat import checkpoints
+from .. import files, safe_loading
 from ..errors import Interrupted, RunError, SetupError
 from ..hooks import InterruptHook
 from ..visualization import save_gallery
@@ -41,7 +40,7 @@ def reporting() -> Iterator[None]:
     except Interrupted as error:
         is_orderly = True  # all ranks end at the same iteration
         _exit(str(error), error.STATUS)
-    except (SetupError, checkpoints.UnsafeCheckpointError) as error:
+    except (SetupError, safe_loading.UnsafeCheckpointError) as error:
         _exit(f'error: {error}', 2)
     except KeyboardInterrupt:
         _exit('Ctrl-C ended the run', 128 + signal.SIGINT)
@@ -219,7 +218,7 @@ def _prepare_processes(config: Config, options: Options) -> None:
 
 def _trust(options: Options, checkpoint: Optional[str]) -> ContextManager:
     """Trust the checkpoint of a command, and no other file that the run loads, if ``--trust-checkpoint`` says so."""
-    return checkpoints.trusting(*([checkpoint] if options.trust_checkpoint and checkpoint else []))
+    return safe_loading.trusting(*([checkpoint] if options.trust_checkpoint and checkpoint else []))
 
 
 @contextlib.contextmanager
@@ -243,7 +242,7 @@ def _on_all_ranks(decide: Callable[[], Any]) -> Any:
     if not is_distributed() or torch.distributed.get_rank() == 0:
         try:
             decision[0] = decide()
-        except (SetupError, checkpoints.UnsafeCheckpointError) as error:
+        except (SetupError, safe_loading.UnsafeCheckpointError) as error:
             decision[1] = error
     broadcast_object_list(decision)
     if decision[1] is not None:

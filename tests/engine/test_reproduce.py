@@ -11,11 +11,25 @@ from gfl_plugin.engine.reproduce import CONFIGS, TABLES, markdown
 from gfl_plugin.errors import SetupError
 
 
+def load(row):
+    file = f'{CONFIGS}/ablation/{row.config or row.name}.py'
+    return engine.load_config(parse('train', file, *(('--cfg-options', *row.settings) if row.settings else ())))
+
+
 def test_every_row_is_a_config():
     for rows in TABLES.values():
+        assert len({row.name for row in rows}) == len(rows), 'each row should have a folder of its own'
         for row in rows:
-            config = engine.load_config(parse('train', f'{CONFIGS}/ablation/{row.config}.py'))
-            assert config.model.bbox_head.type == 'gfl_plugin.GFLHead', row
+            assert load(row).model.bbox_head.type == 'gfl_plugin.GFLHead', row
+
+
+def test_rows_that_set_a_number():
+    heads = {row.name: load(row).model.bbox_head for table in ('beta', 'n') for row in TABLES[table]}
+    betas = {name: head.loss_cls.beta for name, head in heads.items() if name.startswith('beta_')}
+    assert betas == {'beta_0': 0, 'beta_1': 1, 'beta_2': 2, 'beta_2.5': 2.5, 'beta_4': 4}
+    assert all(isinstance(beta, float) for beta in betas.values())
+    sizes = {name: head.reg_max for name, head in heads.items() if name.startswith('n_')}
+    assert sizes == {'n_12': 12, 'n_14': 14, 'n_16': 16, 'n_18': 18}
 
 
 def test_a_table_goes_on_where_it_was(tmp_path, monkeypatch):
@@ -33,6 +47,8 @@ def test_a_table_goes_on_where_it_was(tmp_path, monkeypatch):
     table = reproduce('--seeds', '2')
     assert (folder / 'n_12/seed_0.json').stat().st_mtime_ns == first, 'what is there should not be trained again'
     assert [len(row['runs']) for row in table['rows']] == [2, 2], 'the rest should be'
+    trained = next((folder / 'n_14/seed_1').glob('*/vis_data/config.py')).read_text()
+    assert 'reg_max=14' in trained, 'each row should train with its own number'
     assert json.loads((folder / 'table.json').read_text()) == table
     assert 'published' not in json.dumps(table), "COCO's figures stay beside others of COCO"
     assert (folder / 'table.md').read_text().count('±') == 6, 'mean and spread of three numbers of two rows'
@@ -89,7 +105,7 @@ def test_on_coco_a_row_departs_from_the_1x_setting(tmp_path):
 def test_rows_share_a_table(tmp_path, monkeypatch):
     trained = []
     monkeypatch.setattr(sys.modules['gfl_plugin.engine.reproduce'], '_run',
-                        lambda row, seed, *_: trained.append((row.config, seed)))
+                        lambda row, seed, *_: trained.append((row.name, seed)))
     engine.reproduce(parse('reproduce', 'table3', '--work-dir', str(tmp_path), '--rows', 'joint_dirac', '--seeds', '2'))
     assert trained == [('joint_dirac', 0), ('joint_dirac', 1)]
 

@@ -16,8 +16,8 @@ from mmengine.logging import HistoryBuffer
 from tool_runs import ROOT, SHAPES, SMALL, on_shapes, parse, run
 
 from gfl_plugin import engine
-from gfl_plugin.compat.checkpoints import UnsafeCheckpointError, trusting
 from gfl_plugin.errors import SetupError
+from gfl_plugin.safe_loading import UnsafeCheckpointError, trusting
 
 QUICK = ['train_cfg.max_epochs=2', 'train_cfg.val_begin=99', 'train_dataloader.dataset.num_images=4']
 

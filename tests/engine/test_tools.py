@@ -6,8 +6,8 @@ import torch
 from tool_runs import ROOT, SHAPES, on_shapes, parse, run, scalars
 
 from gfl_plugin import engine
-from gfl_plugin.compat.checkpoints import UnsafeCheckpointError
 from gfl_plugin.errors import SetupError
+from gfl_plugin.safe_loading import UnsafeCheckpointError
 
 
 @pytest.fixture(scope='module')

@@ -7,7 +7,7 @@ import pytest
 import torch
 from mmdet.registry import METRICS
 
-from gfl_plugin.engine.measure import random_results, twelve_numbers
+from gfl_plugin.benchmark.evaluation import random_results, twelve_numbers
 from gfl_plugin.errors import SetupError
 from gfl_plugin.evaluation.coco_metric import evaluators
 

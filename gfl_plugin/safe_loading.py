@@ -17,7 +17,7 @@ from mmengine.infer import BaseInferencer
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader, checkpoint
 
-from ..errors import SetupError
+from .errors import SetupError
 
 # The texts that MMEngine executes as Python: Runner.resume looks for the `gpu_ids` of MMCV 1.x in the first one, and
 # BaseInferencer builds its model from one of the others if it is given no config.
@@ -74,7 +74,7 @@ def refusing(source: str) -> Iterator[None]:
         raise UnsafeCheckpointError(
             f'{source} is refused: to be loaded it needs {offender}, which is not in the list of what a training run '
             'saves, and might run code. If you trust whoever wrote the file: --trust-checkpoint loads the checkpoint '
-            'that you name to a tool, and gfl_plugin.compat.checkpoints.trusting(NAME) any file in your own '
+            'that you name to a tool, and gfl_plugin.safe_loading.trusting(NAME) any file in your own '
             'code') from None
 
 

@@ -12,8 +12,8 @@ from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 from mmengine.runner import checkpoint as mmengine_checkpoint
 
-from gfl_plugin.compat.checkpoints import UnsafeCheckpointError, trusting
 from gfl_plugin.errors import SetupError
+from gfl_plugin.safe_loading import UnsafeCheckpointError, trusting
 
 
 class Calls:

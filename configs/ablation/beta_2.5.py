@@ -1,4 +1,0 @@
-# The exponent of QFL's modulating factor: 2.5.
-_base_ = '../demo/gfl_r18_fpn_shapes.py'
-
-model = dict(bbox_head=dict(loss_cls=dict(beta=2.5)))

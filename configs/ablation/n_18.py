@@ -1,4 +1,0 @@
-# The largest bin, in strides: 18.
-_base_ = '../demo/gfl_r18_fpn_shapes.py'
-
-model = dict(bbox_head=dict(reg_max=18))
