@@ -59,7 +59,7 @@ def _reached_by(nms_pre: int, best: Tensor) -> Tensor:
 
 
 def _best_of_each_image(index: Tensor, score: Tensor, nms_pre: int) -> Tuple[Tensor, Tensor]:
-    """Sort (3, M) candidates by score and keep ``nms_pre`` of each image, which is their first row."""
+    """Sort (3, M) candidates by score, and keep ``nms_pre`` of each image. Row 0 of ``index`` is the image."""
     order = score.argsort(descending=True, stable=True)
     index, score = index[:, order], score[order]
     if 0 < nms_pre < score.numel():

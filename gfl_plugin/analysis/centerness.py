@@ -34,9 +34,9 @@ class Labels(NamedTuple):
 def read_labels(head: GFLHead, scene: Scene) -> Labels:
     """Read the labels of one batch, for a head with any quality and any box."""
     pred = head.predictions(*head(scene.features))
-    m, gt_boxes, _ = find_positives(head, pred, scene)
-    boxes, center = head.boxes_at(pred, m, image_shapes(scene)), pred.priors_at(m).center
-    return Labels(centerness(center, gt_boxes)[m.valid].cpu(), iou(boxes, gt_boxes)[m.valid].cpu())
+    matches, gt_boxes, _ = find_positives(head, pred, scene)
+    boxes, center = head.boxes_at(pred, matches, image_shapes(scene)), pred.priors_at(matches).center
+    return Labels(centerness(center, gt_boxes)[matches.valid].cpu(), iou(boxes, gt_boxes)[matches.valid].cpu())
 
 
 def measure(labels: Labels) -> Dict[str, Any]:

@@ -27,7 +27,7 @@ class Moved(NamedTuple):
 def disturb(features: Sequence[Tensor], strength: float, seed: int) -> List[Tensor]:
     """Add noise of ``strength`` standard deviations to each of L maps; equal shapes and seeds give equal draws."""
     generator = torch.Generator().manual_seed(seed)  # on the CPU, so that every device gets the same draws
-    return [m + strength * m.std() * torch.randn(m.shape, generator=generator).to(m) for m in features]
+    return [f + strength * f.std() * torch.randn(f.shape, generator=generator).to(f) for f in features]
 
 
 @torch.no_grad()
@@ -40,9 +40,9 @@ def read_moved(head: GFLHead, scene: Scene, strengths: Sequence[float], seed: in
     for strength in strengths:
         pred = head.predictions(*head(disturb(scene.features, strength, seed)))
         found = found or find_positives(head, pred, scene)
-        boxes.append(head.boxes_at(pred, found.m, image_shapes(scene))[found.m.valid])
+        boxes.append(head.boxes_at(pred, found.matches, image_shapes(scene))[found.matches.valid])
     moved = torch.stack(boxes)
-    return Moved(iou(moved, found.boxes[found.m.valid]).cpu(), iou(moved, moved[0]).cpu())
+    return Moved(iou(moved, found.boxes[found.matches.valid]).cpu(), iou(moved, moved[0]).cpu())
 
 
 def measure(moved: Moved, strengths: Sequence[float]) -> Dict[str, Any]:

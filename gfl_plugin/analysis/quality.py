@@ -8,6 +8,7 @@ from ..candidates import Candidates
 from ..functional.boxes import iou
 from ..functional.priors import PriorGrid
 from ..heads import GFLHead
+from ..predictions import Predictions
 from .charts import Chart, Layer, Panel
 from .reading import (
     Scene,
@@ -46,21 +47,30 @@ def read_scores(head: GFLHead, scene: Scene) -> Scores:
     neighbours of positives, whose boxes are often good.
     """
     pred = head.predictions(*head(scene.features))
-    (m, gt_boxes, labels), shapes = find_positives(head, pred, scene), image_shapes(scene)
-    scores, boxes = pred.scores(), head.boxes_at(pred, m, shapes)
+    (matches, gt_boxes, labels), shapes = find_positives(head, pred, scene), image_shapes(scene)
+    scores, boxes = scores_of_all(pred), head.boxes_at(pred, matches, shapes)
 
     counts = torch.ones(scores.shape[:2], dtype=torch.bool, device=scores.device)
-    if m.weight is not None:
-        counts &= m.weight > 0
-    counts[m.image[m.valid], m.prior[m.valid]] = False
+    if matches.cls_weight is not None:
+        counts &= matches.cls_weight > 0
+    counts[matches.image[matches.valid], matches.prior[matches.valid]] = False
     best = scores.max(2)
     negative = _by_level(counts & (best.values > LEAST_SCORE), best.indices, best.values, pred.grids)
     return Scores(
-        scores[m.image, m.prior, labels][m.valid].cpu(), iou(boxes, gt_boxes)[m.valid].cpu(), negative.score.cpu(),
+        scores[matches.image, matches.prior, labels][matches.valid].cpu(),
+        iou(boxes, gt_boxes)[matches.valid].cpu(), negative.score.cpu(),
         _best_iou(head.boxes_at(pred, negative, shapes), negative.label, negative.image, scene).cpu(),
         int(counts.sum()),
         None if pred.branch is None else
         torch.cat([b.flatten(1) for b in pred.branch], 1).float().sigmoid()[counts].cpu())
+
+
+def scores_of_all(pred: Predictions) -> Tensor:
+    """(B, P, C) scores that detections are ranked by, of every prior and class."""
+    scores = pred.logits().sigmoid()
+    if pred.branch is None:
+        return scores
+    return scores * torch.cat([b.flatten(1) for b in pred.branch], 1).float().sigmoid()[..., None]
 
 
 def _by_level(chosen: Tensor, label: Tensor, score: Tensor, grids: Sequence[PriorGrid]) -> Candidates:

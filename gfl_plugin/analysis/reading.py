@@ -51,7 +51,7 @@ def read_scenes(model, loader: Iterable, images: int) -> Iterator[Scene]:
 
 class Found(NamedTuple):
     """The priors that training would use as positives, and their objects."""
-    m: Matches  # K slots; ``valid`` is never None here
+    matches: Matches  # K slots; ``valid`` is never None here
     boxes: Tensor  # (K, 4) ground truth, pixels of the network's input
     labels: Tensor  # (K,)
 
@@ -59,10 +59,10 @@ class Found(NamedTuple):
 def find_positives(head: GFLHead, pred: Predictions, scene: Scene) -> Found:
     """Find the positives that training would use."""
     truth: GroundTruths = head.ground_truths(pred.grids, scene.objects, scene.metas, scene.ignored)
-    m = head.match(pred, truth)
-    if m.valid is None:
-        m = m._replace(valid=torch.ones_like(m.gt, dtype=torch.bool))
-    return Found(m, truth.boxes[m.gt], truth.labels[m.gt])
+    matches = head.match(pred, truth)
+    if matches.valid is None:
+        matches = matches._replace(valid=torch.ones_like(matches.gt, dtype=torch.bool))
+    return Found(matches, truth.boxes[matches.gt], truth.labels[matches.gt])
 
 
 def image_shapes(scene: Scene) -> List[Sequence[int]]:

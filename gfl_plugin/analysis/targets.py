@@ -111,13 +111,13 @@ def read_reach(head, images: Iterable[Objects], resize: Resize) -> Reach:
                                   for s in strides])
         truth = head.ground_truths(grids, [InstanceData(bboxes=boxes, labels=torch.zeros(len(boxes)).long())],
                                    [dict(img_shape=size[::-1], pad_shape=padded[::-1])])
-        m = head.match(Predictions(_NoMaps(), _NoMaps(), None, grids), truth)
-        priors = read_priors(grids, m)
-        distances = side_distances(priors.center, truth.boxes[m.gt]) / priors.stride.repeat(1, 2)
-        for level, part in zip(levels, distances.split(m.sizes)):
+        matches = head.match(Predictions(_NoMaps(), _NoMaps(), None, grids), truth)
+        priors = read_priors(grids, matches)
+        distances = side_distances(priors.center, truth.boxes[matches.gt]) / priors.stride.repeat(1, 2)
+        for level, part in zip(levels, distances.split(matches.sizes)):
             level.append(part)
         objects += len(boxes)
-        missed += len(boxes) - len(m.gt.unique())
+        missed += len(boxes) - len(matches.gt.unique())
     return Reach([torch.cat(level) for level in levels], count, objects, missed)
 
 

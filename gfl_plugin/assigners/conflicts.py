@@ -16,6 +16,7 @@ def resolve_conflicts(key: Tensor, positive: Tensor, overlap: Tensor, num_keys: 
         key: (G, K) prior of each candidate, numbered over all images, 0..num_keys-1.
         positive: (G, K) bool.
         overlap: (G, K) IoUs.
+        num_keys: How many priors there are in all images.
 
     Returns:
         (G, K) bool, True at most once for each key.

@@ -20,7 +20,7 @@ class ClosedForm(NamedTuple):
 
 
 class ClassTargets(NamedTuple):
-    """The K positives of one class map (B, C, H, W), no place twice. The target of every other logit is 0."""
+    """The K positives of one class map (B, C, H, W), each place at most once. The target of every other logit is 0."""
     image: Tensor  # (K,) index of the image
     label: Tensor  # (K,) index of the class; any other number makes the slot invalid
     cell: Tensor  # (K,) row * W + column
@@ -58,8 +58,8 @@ class SigmoidLoss(WeightedLoss):
             setattr(self, name, value)
         self.use_sigmoid = use_sigmoid
 
-    def form(self) -> Optional[ClosedForm]:
-        """The closed form of :meth:`forward`, or None if these settings have none."""
+    def constants_of_form(self) -> Optional[ClosedForm]:
+        """The closed form of :meth:`elementwise`, or None if these settings have none."""
 
     @property
     def closed_form(self) -> Optional[ClosedForm]:
@@ -67,4 +67,5 @@ class SigmoidLoss(WeightedLoss):
 
         It must run for another reduction than the mean, and for a subclass, which may have changed it.
         """
-        return self.form() if 'form' in vars(type(self)) and self.reduction == 'mean' else None
+        is_own = 'constants_of_form' in vars(type(self))
+        return self.constants_of_form() if is_own and self.reduction == 'mean' else None

@@ -1,6 +1,4 @@
 """Focal Loss (arXiv:1708.02002, eq. 5)."""
-from typing import Optional
-
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -48,22 +46,9 @@ class FocalLoss(SigmoidLoss):
             raise ValueError(f'alpha={alpha} is outside [0, 1]')
         super().__init__(use_sigmoid, reduction, loss_weight, gamma=gamma, alpha=alpha)
 
-    def form(self) -> ClosedForm:
+    def constants_of_form(self) -> ClosedForm:
         return ClosedForm(self.gamma, self.gamma, 1 - self.alpha, (self.alpha, 0.0))
 
-    def forward(self, pred: Tensor, target: Tensor, weight: Optional[Tensor] = None, avg_factor=None,
-                reduction_override: Optional[str] = None) -> Tensor:
-        """FL of each prior and class, weighted and reduced.
-
-        Args:
-            pred: (N, C) logits.
-            target: (N,) labels, where others than 0..C-1 mean background; or (N, C) of 0 or 1.
-            weight: (N,) or (N, C).
-            avg_factor: Divisor of the sum for ``'mean'``.
-            reduction_override: Replaces ``reduction``.
-        """
-        reduction = self.choose_reduction(reduction_override)
-        if weight is not None and weight.dim() < pred.dim():
-            weight = weight[:, None]
-        loss = focal_loss(pred, as_dense(target, pred), self.gamma, self.alpha)
-        return self.reduce(loss, weight, avg_factor, reduction)
+    def elementwise(self, pred: Tensor, target: Tensor) -> Tensor:
+        """(N, C) of logits (N, C) and targets: labels (N,), where others than 0..C-1 mean background, or (N, C)."""
+        return focal_loss(pred, as_dense(target, pred), self.gamma, self.alpha)

@@ -65,14 +65,14 @@ class _FusedClassLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad_output):
         factor, buffers = grad_output * ctx.late, ctx.saved_tensors
-        # On a CPU this look is free, and often saves a pass.
+        # On a CPU, reading the factor is free and often saves a pass.
         if factor.device.type != 'cpu' or torch.compiler.is_compiling() or factor != 1:
             buffers = [buffer * factor for buffer in buffers]
         return None, None, None, None, *(_as_map(buffer[:-1], *layout) for buffer, layout in zip(buffers, ctx.layouts))
 
 
 def _enlargement(form: ClosedForm, weight: Sequence[Optional[Tensor]]) -> Union[Tensor, float]:
-    """A power of two. Slopes times it still fit fp16, except for some at positives if beta < 1."""
+    """A power of two. Slopes multiplied by it still fit fp16, except for some at positives if beta < 1."""
     exponent = FP16_EXPONENT - math.ceil(math.log2(max(1.0, form.alpha, form.factor[0], sum(form.factor))))
     weights = [w.amax() for w in weight if w is not None and w.numel()]
     if not weights:

@@ -1,5 +1,5 @@
 """Generalized Focal Loss in its unified form (GFL, arXiv:2006.04388, eq. 7)."""
-from typing import Optional, Tuple, Union
+from typing import Tuple, Union
 
 import torch
 import torch.nn.functional as F
@@ -61,22 +61,12 @@ class GeneralizedFocalLoss(WeightedLoss):
             raise ValueError(f'y_left={y_left} is not below y_right={y_right}')
         self.y_left, self.y_right, self.beta = y_left, y_right, beta
 
-    def forward(self, pred: Tensor, target: Union[Tensor, Tuple[Tensor, Tensor]], weight: Optional[Tensor] = None,
-                avg_factor=None, reduction_override: Optional[str] = None) -> Tensor:
-        """GFL of each logit, weighted and reduced.
+    def elementwise(self, pred: Tensor, target: Union[Tensor, Tuple[Tensor, Tensor]]) -> Tensor:
+        """(...) of logits (...) and targets (...) in [y_left, y_right].
 
-        Args:
-            pred: (...) logits; as a head's classification loss (N, C).
-            target: (...) in [y_left, y_right]. In a head (N,) labels, or labels and scores (N,), where labels outside
-                0..C-1 mean background.
-            weight: (...), or (N,) in a head.
-            avg_factor: Divisor of the sum for ``'mean'``.
-            reduction_override: Replaces ``reduction``.
+        As a head's classification loss it takes (N, C) logits and (N,) labels, or labels and scores (N,). Labels
+        outside 0..C-1 mean background.
         """
-        reduction = self.choose_reduction(reduction_override)
-        if weight is not None and weight.dim() < pred.dim():
-            weight = weight[:, None]
         pred, target = pred.float(), as_dense(target, pred).float()
-        loss = generalized_focal_loss(F.logsigmoid(-pred), F.logsigmoid(pred), target, self.y_left, self.y_right,
+        return generalized_focal_loss(F.logsigmoid(-pred), F.logsigmoid(pred), target, self.y_left, self.y_right,
                                       self.beta)
-        return self.reduce(loss, weight, avg_factor, reduction)

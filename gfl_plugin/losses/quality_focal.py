@@ -41,25 +41,19 @@ class QualityFocalLoss(SigmoidLoss):
         super().__init__(use_sigmoid, reduction, loss_weight, beta=beta)
         self.activated = activated
 
-    def form(self) -> Optional[ClosedForm]:
+    def constants_of_form(self) -> Optional[ClosedForm]:
         return None if self.activated else ClosedForm(gamma=self.beta, beta=self.beta)
 
-    def forward(self, pred: Tensor, target: Union[Tensor, Tuple[Tensor, Tensor]], weight: Optional[Tensor] = None,
-                avg_factor=None, reduction_override: Optional[str] = None) -> Tensor:
-        """QFL of each prior, summed over its classes, then weighted and reduced.
+    def elementwise(self, pred: Tensor, target: Union[Tensor, Tuple[Tensor, Tensor]]) -> Tensor:
+        """(N,) QFL of each prior, summed over its classes.
 
         Args:
             pred: (N, C) logits, or probabilities if ``activated``.
             target: (N, C) qualities; or (N,) labels and (N,) qualities, where labels outside 0..C-1 mean background.
-            weight: (N,).
-            avg_factor: Divisor of the sum for ``'mean'``.
-            reduction_override: Replaces ``reduction``.
         """
-        reduction = self.choose_reduction(reduction_override)
         target = as_dense(target, pred)
-        if self.activated:
-            pred, target = pred.float(), target.float()
-            loss = modulate((target - pred).abs(), self.beta) * F.binary_cross_entropy(pred, target, reduction='none')
-        else:
-            loss = quality_focal_loss(pred, target, self.beta)
-        return self.reduce(loss.sum(1), weight, avg_factor, reduction)
+        if not self.activated:
+            return quality_focal_loss(pred, target, self.beta).sum(1)
+        pred, target = pred.float(), target.float()
+        cross_entropy = F.binary_cross_entropy(pred, target, reduction='none')
+        return (modulate((target - pred).abs(), self.beta) * cross_entropy).sum(1)

@@ -1,6 +1,4 @@
 """Varifocal Loss (VarifocalNet, arXiv:2008.13367, eq. 2)."""
-from typing import Optional
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -48,14 +46,9 @@ class VarifocalLoss(SigmoidLoss):
         super().__init__(use_sigmoid, reduction, loss_weight, alpha=alpha, gamma=gamma)
         self.iou_weighted = iou_weighted
 
-    def form(self) -> ClosedForm:
+    def constants_of_form(self) -> ClosedForm:
         return ClosedForm(self.gamma, 0.0, self.alpha, (0.0, 1.0) if self.iou_weighted else (1.0, 0.0))
 
-    def forward(self, pred: Tensor, target: Tensor, weight: Optional[Tensor] = None, avg_factor=None,
-                reduction_override: Optional[str] = None) -> Tensor:
-        """``pred`` is (N, C) logits, ``target`` (N, C) qualities, ``weight`` (N,) or (N, C)."""
-        reduction = self.choose_reduction(reduction_override)
-        if weight is not None and weight.dim() < pred.dim():
-            weight = weight[:, None]
-        loss = varifocal_loss(pred, target, self.alpha, self.gamma, self.iou_weighted)
-        return self.reduce(loss, weight, avg_factor, reduction)
+    def elementwise(self, pred: Tensor, target: Tensor) -> Tensor:
+        """(N, C) of logits (N, C) and qualities (N, C)."""
+        return varifocal_loss(pred, target, self.alpha, self.gamma, self.iou_weighted)

@@ -10,7 +10,7 @@ EPS = torch.finfo(torch.float32).eps
 
 
 class WeightedLoss(nn.Module):
-    """A loss that is weighted and reduced.
+    """An elementwise loss, weighted and reduced. A subclass gives :meth:`elementwise`.
 
     Args:
         reduction: ``'none'``, ``'mean'`` or ``'sum'``.
@@ -21,14 +21,26 @@ class WeightedLoss(nn.Module):
         super().__init__()
         self.reduction, self.loss_weight = reduction, loss_weight
 
-    def choose_reduction(self, override: Optional[str]) -> str:
-        """``reduction``, or what replaces it in one call."""
-        assert override is None or override in REDUCTIONS, f'reduction_override={override!r} is not one of {REDUCTIONS}'
-        return override or self.reduction
+    def forward(self, pred, target, weight: Optional[Tensor] = None, avg_factor: Union[Tensor, float, None] = None,
+                reduction_override: Optional[str] = None) -> Tensor:
+        """The loss, with MMDetection's signature.
 
-    def reduce(self, loss: Tensor, weight: Optional[Tensor], avg_factor, reduction: str) -> Tensor:
-        """Weight an elementwise loss, reduce it and multiply it by ``loss_weight``: see :func:`reduce_loss`."""
-        return self.loss_weight * reduce_loss(loss, weight, avg_factor, reduction)
+        Args:
+            pred, target: See :meth:`elementwise`.
+            weight: Of the shape of the elementwise loss, or (N,).
+            avg_factor: Divisor of the sum for ``'mean'``, in place of the number of elements.
+            reduction_override: Replaces ``reduction``.
+        """
+        assert reduction_override is None or reduction_override in REDUCTIONS, \
+            f'reduction_override={reduction_override!r} is not one of {REDUCTIONS}'
+        loss = self.elementwise(pred, target)
+        if weight is not None and weight.dim() < loss.dim():
+            weight = weight[:, None]
+        return self.loss_weight * reduce_loss(loss, weight, avg_factor, reduction_override or self.reduction)
+
+    def elementwise(self, pred, target) -> Tensor:
+        """The loss without weights, unreduced."""
+        raise NotImplementedError
 
 
 def reduce_loss(loss: Tensor, weight: Optional[Tensor] = None, avg_factor: Union[Tensor, float, None] = None,

@@ -43,7 +43,7 @@ def test_scores_and_boxes_are_those_of_detections(kinds):
     head, given = build(*kinds), scene()
     with torch.no_grad():
         maps = head(given.features)
-        scores = head.predictions(*maps).scores()
+        scores = quality.scores_of_all(head.predictions(*maps))
         found = head.predict_by_feat(*maps, batch_img_metas=given.metas, with_nms=False,
                                      cfg=dict(score_thr=-1, nms_pre=-1, min_bbox_size=-1, nms=dict(type='nms')))
     for image, detections in enumerate(found):

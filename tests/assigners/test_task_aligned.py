@@ -42,14 +42,14 @@ def dense(m, grids, truth):
     gt, score = torch.full(shape, -1), torch.zeros(shape)
     valid = slice(None) if m.valid is None else m.valid
     gt[m.image[valid], m.prior[valid]] = m.gt[valid]
-    score[m.image[valid], m.prior[valid]] = m.score[valid]
+    score[m.image[valid], m.prior[valid]] = m.soft_score[valid]
     return gt, score
 
 
 def by_mmdetection(grids, objects, truth, peek):
     """Assign with MMDetection: (B, P) index of the ground truth, score (scaled as TOODHead does), and raw metric."""
     assigner = TASK_UTILS.build(dict(type='mmdet.TaskAlignedAssigner', topk=13))
-    priors, usable = all_priors(grids).boxes(), usable_priors(grids, truth.ranges, 'cpu')
+    priors, usable = all_priors(grids).boxes(), usable_priors(grids, truth.usable_cells, 'cpu')
     gts, scores, metrics, first = [], [], [], 0
     for image, gt in enumerate(objects):
         index = torch.arange(len(priors)) if usable is None else usable[image].nonzero()[:, 0]
@@ -83,10 +83,9 @@ def test_same_as_mmdetection(counts, border, pairs, slots, monkeypatch):
     assert sum(counts) == 0 or (expected_gt >= 0).any(), 'the case should have positives to compare'
     assert gt.equal(expected_gt), 'every prior should belong to the same object as in MMDetection'
     assert torch.allclose(score, expected_score, rtol=1e-5, atol=1e-7), 'the soft scores should be equal'
-    assert torch.allclose(m.norm, expected_score.sum(), rtol=1e-5)
 
     found = TASK_UTILS.build(dict(type='gfl_plugin.TaskAlignedAssigner')).align(
-        all_priors(grids).center, usable_priors(grids, truth.ranges, 'cpu'), peek.boxes, peek.scores_of, truth)
+        all_priors(grids).center, usable_priors(grids, truth.usable_cells, 'cpu'), peek.boxes, peek.scores_of, truth)
     for i, image in enumerate(truth.image.tolist()):  # compare the raw metric where MMDetection returns it
         t = torch.zeros(num_priors(grids)).scatter(0, found.prior[i], found.metric[i].clamp(min=0))
         own = expected_gt[image] == i
@@ -109,7 +108,7 @@ def test_yolov8_by_a_loop():
     winners = {place: max(claimed) for place, claimed in claims.items()}
     assert dict(zip(zip(m.image.tolist(), m.prior.tolist()), m.gt.tolist())) == {
         place: g for place, (_, g, _) in winners.items()}
-    for (image, prior), score in zip(zip(m.image.tolist(), m.prior.tolist()), m.score.tolist()):
+    for (image, prior), score in zip(zip(m.image.tolist(), m.prior.tolist()), m.soft_score.tolist()):
         _, g, metric = winners[image, prior]
         own = [w for w in winners.values() if w[1] == g]
         expected = metric / max(t for _, _, t in own) * max(overlap for overlap, _, _ in own)
@@ -128,7 +127,8 @@ def test_batch_of_two_is_two_singles():
     assigner = TASK_UTILS.build(dict(type='gfl_plugin.TaskAlignedAssigner'))
     together = dense(assigner.match(grids, truth, peek), grids, truth)
     for i, first in ((0, 0), (1, 6)):
-        alone_truth = GroundTruths.of([objects[i].bboxes], [objects[i].labels], [None], truth.ranges[i:i + 1], CLASSES)
+        alone_truth = GroundTruths.of([objects[i].bboxes], [objects[i].labels], [None], truth.usable_cells[i:i + 1],
+                                      CLASSES)
         alone_peek = Peek(grids, 1)
         alone_peek.boxes, alone_peek.scores = peek.boxes[i:i + 1], peek.scores[i:i + 1]
         gt, score = dense(assigner.match(grids, alone_truth, alone_peek), grids, alone_truth)
@@ -139,11 +139,11 @@ def test_batch_of_two_is_two_singles():
 def test_objects_of_no_class_are_background():
     grids, objects, truth, peek = case((5, 3))
     objects[0].labels = torch.tensor([-1, CLASSES, 10**6, -7, 2])
-    truth = GroundTruths.of([gt.bboxes for gt in objects], [gt.labels for gt in objects], [None] * 2, truth.ranges,
-                            CLASSES)
+    truth = GroundTruths.of([gt.bboxes for gt in objects], [gt.labels for gt in objects], [None] * 2,
+                            truth.usable_cells, CLASSES)
     m = TASK_UTILS.build(dict(type='gfl_plugin.TaskAlignedAssigner')).match(grids, truth, peek)
     assert set(m.gt.tolist()) <= {4, 5, 6, 7} and len(m.gt), 'only objects with a valid class should have positives'
-    assert torch.allclose(m.norm, m.score.sum())
+    assert m.num_positives == len(m.gt)
 
 
 @pytest.mark.parametrize('arguments, named', [(dict(topk=0), 'topk=0'), (dict(variant='yolov5'), 'yolov5.*tood')])

@@ -57,11 +57,11 @@ def test_a_table_goes_on_where_it_was(tmp_path, monkeypatch):
 def test_a_kill_while_results_are_written_leaves_none(tmp_path, monkeypatch):
     """A file that is half written would count as a run that is done."""
     module, row = sys.modules['gfl_plugin.engine.reproduce'], TABLES['n'][0]
-    options = parse('reproduce', 'n', '--work-dir', str(tmp_path), '--rows', row.config, '--seeds', '1')
+    options = parse('reproduce', 'n', '--work-dir', str(tmp_path), '--rows', row.name, '--seeds', '1')
     monkeypatch.setattr(module, 'train', lambda run: None)
     monkeypatch.setattr(module, 'test', lambda run: (None, {}))
-    (tmp_path / row.config / 'seed_0').mkdir(parents=True)
-    (tmp_path / row.config / 'seed_0/last_checkpoint').write_text('epoch_1.pth')
+    (tmp_path / row.name / 'seed_0').mkdir(parents=True)
+    (tmp_path / row.name / 'seed_0/last_checkpoint').write_text('epoch_1.pth')
 
     def die(*args):
         raise KeyboardInterrupt
@@ -73,7 +73,7 @@ def test_a_kill_while_results_are_written_leaves_none(tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             module.write_table(str(tmp_path), options)
     assert not list(tmp_path.rglob('*.json'))
-    (tmp_path / row.config / 'seed_0.json').write_text('')  # of an older version
+    (tmp_path / row.name / 'seed_0.json').write_text('')  # of an older version
     assert len(engine.reproduce(options)['rows'][0]['runs']) == 1, 'it should be trained again'
 
 

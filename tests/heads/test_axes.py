@@ -319,12 +319,12 @@ class Certainty(Quality):
     def maps(self, head, cls_feat, reg_feat, box_map):
         return *super().maps(head, cls_feat, reg_feat, box_map), head.certainty(reg_feat)
 
-    def targets(self, pred, m, at):
-        return torch.ones_like(at.iou), torch.ones_like(at.iou)
+    def targets(self, pred, matches, pos):
+        return torch.ones_like(pos.iou), torch.ones_like(pos.iou)
 
-    def losses(self, pred, m, at, score, norm):
-        return dict(loss_cls=self.class_loss(pred, m, at.labels, score, norm),
-                    loss_certainty=torch.nn.functional.softplus(-pred.branch_at(m)).sum() / norm)
+    def losses(self, pred, matches, pos, target, norm):
+        return dict(loss_cls=self.class_loss(pred, matches, pos.labels, target, norm),
+                    loss_certainty=torch.nn.functional.softplus(-pred.branch_at(matches)).sum() / norm)
 
 
 class Squares(Box):
