@@ -5,13 +5,14 @@ import pytest
 import torch
 from mmdet.registry import MODELS, TASK_UTILS
 from mmdet.structures import DetDataSample
-from reference import head_config, random_objects
+from reference import grids_of, head_config, random_objects
 from tool_runs import SHAPES, parse
 
 from gfl_plugin import engine
 from gfl_plugin.functional.boxes import iou
 from gfl_plugin.functional.nms import class_aware_nms
-from gfl_plugin.functional.priors import num_priors, stack_grids
+from gfl_plugin.functional.priors import num_priors
+from gfl_plugin.matches import GroundTruths
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')]
 
@@ -27,19 +28,17 @@ def test_nms_keeps_the_same_boxes(count):
 
 @pytest.mark.parametrize('counts', [(7, 0, 30), (150, )])
 def test_atss_assigns_the_same_priors(counts):
-    strides = (8, 16, 32, 64, 128)
-    grids = stack_grids([(-(-800 // s), -(-1344 // s)) for s in strides], [(s, s) for s in strides],
-                        [(-4 * s, -4 * s, 4 * s, 4 * s) for s in strides])
+    grids = grids_of(800, 1344)
     objects, metas = random_objects(counts, 800, 1344)
-    ranges = [[g.cells_in(m['img_shape'], m['pad_shape'], 0) for g in grids] for m in metas]
-    boxes = torch.cat([gt.bboxes for gt in objects])
-    image = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    usable_cells = [[g.cells_in(m['img_shape'], m['pad_shape'], 0) for g in grids] for m in metas]
     assigner, results = TASK_UTILS.build(dict(type='gfl_plugin.ATSSAssigner', topk=9)), []
     for device in ('cpu', 'cuda'):
-        (of_image, prior, _), gt, valid = assigner.assign_batch(grids, ranges, boxes.to(device), image.to(device))
-        valid = slice(None) if valid is None else valid
+        truth = GroundTruths.of([gt.bboxes.to(device) for gt in objects], [gt.labels.to(device) for gt in objects],
+                                [None] * len(counts), usable_cells, 80)
+        matches = assigner.match(grids, truth)
+        valid = slice(None) if matches.valid is None else matches.valid
         result = torch.full((len(counts), num_priors(grids)), -1)
-        result[of_image[valid].cpu(), prior[valid].cpu()] = gt[valid].cpu()
+        result[matches.image[valid].cpu(), matches.prior[valid].cpu()] = matches.gt[valid].cpu()
         results.append(result)
     assert (results[0] >= 0).any() and results[0].equal(results[1])
 
