@@ -106,36 +106,35 @@ def _triton_for(x: Tensor) -> Optional[Callable]:
     return sum_triton
 
 
-def sum_plain(form: ClosedForm, m: DenseMap, at: ClassTargets, weight: Optional[Tensor],
+def sum_plain(form: ClosedForm, dense: DenseMap, targets: ClassTargets, weight: Optional[Tensor],
               slope_scale: Union[Tensor, float]) -> Tensor:
     """The sum of the loss over one map, fp64. It writes ``slope_scale`` times the gradient to the map's buffer."""
-    total = m.x.new_zeros((), dtype=torch.float64)
+    total = dense.x.new_zeros((), dtype=torch.float64)
     background_scale = slope_scale * form.alpha
-    for x, gradient, w in _parts(m, weight):
+    for x, gradient, w in _parts(dense, weight):
         loss, slope = _background(x.float(), form.gamma)
         if w is not None:
             loss, slope = loss.mul_(w), slope.mul_(w)
         total += loss.sum()
         gradient.copy_(slope.mul_(background_scale))
 
-    classes = m.x.shape[2 if m.by_channel else 1]
-    valid = (at.label >= 0) & (at.label < classes)
-    valid = valid if at.valid is None else valid & at.valid
-    image_step, *steps = m.x.stride()
-    label_step, cell_step = reversed(steps) if m.by_channel else steps
-    position = (at.image * image_step).add(at.label.clamp(0, classes - 1), alpha=label_step).add(at.cell,
-                                                                                                 alpha=cell_step)
-    x = m.x.view(-1)[position].float()
+    classes = dense.x.shape[2 if dense.by_channel else 1]
+    valid = (targets.label >= 0) & (targets.label < classes)
+    valid = valid if targets.valid is None else valid & targets.valid
+    image_step, *steps = dense.x.stride()
+    label_step, cell_step = reversed(steps) if dense.by_channel else steps
+    position = targets.image * image_step + targets.label.clamp(0, classes - 1) * label_step + targets.cell * cell_step
+    x = dense.x.view(-1)[position].float()
     background = form.alpha * _background(x, form.gamma)[0]
-    loss, slope = at_positives(form, x, at.score)
+    loss, slope = at_positives(form, x, targets.score)
     if weight is not None:
-        w = weight[at.image, at.cell]
+        w = weight[targets.image, targets.cell]
         background, loss, slope = w * background, w * loss, w * slope
     slope = slope * slope_scale
-    if m.x.dtype == torch.float16:
+    if dense.x.dtype == torch.float16:
         limit = torch.finfo(torch.float16).max
         slope = slope.clamp(-limit, limit)
-    m.buffer[torch.where(valid, position, len(m.buffer) - 1)] = slope.to(m.x.dtype)
+    dense.buffer[torch.where(valid, position, len(dense.buffer) - 1)] = slope.to(dense.x.dtype)
     return form.alpha * total + torch.where(valid, loss - background, 0).sum(dtype=torch.float64)
 
 
@@ -152,9 +151,9 @@ def at_positives(form: ClosedForm, x: Tensor, y: Tensor) -> Tuple[Tensor, Tensor
     return tuple(torch.where(y > 0, *values) for values in zip((power * cross_entropy, slope), background))
 
 
-def _parts(m: DenseMap, weight: Optional[Tensor]):
+def _parts(dense: DenseMap, weight: Optional[Tensor]):
     """Pieces of a map, its gradient and the weights. On a CPU they are so small that temporaries stay in the cache."""
-    x, gradient, by_channel = m.x, m.buffer[:-1].view(m.x.shape), m.by_channel
+    x, gradient, by_channel = dense.x, dense.buffer[:-1].view(dense.x.shape), dense.by_channel
     if x.device.type != 'cpu':
         yield x, gradient, None if weight is None else weight.unsqueeze(-1 if by_channel else 1)
     elif weight is None:

@@ -16,26 +16,26 @@ BLOCK, WARPS = 4096, 8  # logits of a program: 16 a thread, loaded 16 bytes at a
 SLOTS = 256  # positives of a program
 
 
-def sum_triton(form: ClosedForm, m: DenseMap, at: ClassTargets, weight: Optional[Tensor],
+def sum_triton(form: ClosedForm, dense: DenseMap, targets: ClassTargets, weight: Optional[Tensor],
                slope_scale: Union[Tensor, float]) -> Tensor:
     """The sum of the loss over one map, fp64. It writes ``slope_scale`` times the gradient to the map's buffer."""
-    x, count, slots = m.x, m.x.numel(), at.score.numel()
-    cells, classes = x.shape[1:] if m.by_channel else reversed(x.shape[1:])
-    step = classes if m.by_channel else 1
+    x, count, slots = dense.x, dense.x.numel(), targets.score.numel()
+    cells, classes = x.shape[1:] if dense.by_channel else reversed(x.shape[1:])
+    step = classes if dense.by_channel else 1
     blocks, more = triton.cdiv(count, BLOCK), triton.cdiv(slots, SLOTS)
     sums = x.new_empty(blocks + more, dtype=torch.float32)
     if not isinstance(slope_scale, Tensor):
         slope_scale = x.new_full((), slope_scale, dtype=torch.float32)
-    weight, image, label, cell, score, valid = (t if t is None else t.contiguous() for t in (weight, *at))
+    weight, image, label, cell, score, valid = (t if t is None else t.contiguous() for t in (weight, *targets))
     with torch.cuda.device_of(x):
         if blocks:
             _sum_background[(blocks, )](
-                x, m.buffer, weight, slope_scale, sums, count, cells, classes * cells, step,
+                x, dense.buffer, weight, slope_scale, sums, count, cells, classes * cells, step,
                 GAMMA=float(form.gamma), ALPHA=float(form.alpha), BLOCK=BLOCK, num_warps=WARPS)
         if more:
             _correct_positives[(more, )](
-                x, m.buffer, weight, slope_scale, sums[blocks:], image, label, cell, valid, score, slots,
-                classes, classes * cells, 1 if m.by_channel else cells, step, cells,
+                x, dense.buffer, weight, slope_scale, sums[blocks:], image, label, cell, valid, score, slots,
+                classes, classes * cells, 1 if dense.by_channel else cells, step, cells,
                 GAMMA=float(form.gamma), ALPHA=float(form.alpha), BETA=float(form.beta), A=float(form.factor[0]),
                 B=float(form.factor[1]), SLOTS=SLOTS,
                 LIMIT=torch.finfo(x.dtype).max if x.dtype == torch.float16 else float('inf'))
