@@ -35,10 +35,12 @@ def random_case(dtype, layout=torch.contiguous_format, weighted=False, positives
     logits = torch.randn(2, 5, 31, 43) * 4  # three blocks, the last not full; odd rows
     logits[0, 0, 0, :4] = torch.tensor([60., -60, 0, 30])
     cell = torch.randperm(CELLS)[:positives]
-    score = torch.rand(positives)
+    label, valid, score = torch.randint(0, 5, (positives, )), torch.rand(positives) < 0.7, torch.rand(positives)
     score[:9], score[9:20] = 0, 1
-    targets = ClassTargets(cell // 1333, torch.randint(0, 5, (positives, )), cell % 1333, score,
-                           torch.rand(positives) < 0.7)
+    # Keep a distance to the pole of beta < 1, where a slope turns with the last digit of the score.
+    sigma = logits.flatten(2)[cell // 1333, label, cell % 1333].sigmoid()
+    score = torch.where((score - sigma).abs() < 0.01, (score + 0.1).clamp(max=1), score)
+    targets = ClassTargets(cell // 1333, label, cell % 1333, score, valid)
     weight = torch.rand(2, 31 * 43).to(DEVICE) if weighted else None
     return logits.to(DEVICE, dtype).to(memory_format=layout), ClassTargets(*(t.to(DEVICE) for t in targets)), weight
 
