@@ -154,3 +154,16 @@ def test_a_missing_file_is_named():
     with pytest.raises(FileNotFoundError, match='nowhere.pth') as caught:
         CheckpointLoader.load_checkpoint('nowhere.pth')
     assert isinstance(caught.value, SetupError), "a tool should say it in a sentence, as any mistake of the user's"
+
+
+def test_pytorchs_list_of_safe_globals_stays(tmp_path):
+    """What a runner saves is allowed for MMEngine's loads alone, and what the user has allowed stays allowed."""
+    torch.save(dict(history=HistoryBuffer([1.], [1])), tmp_path / 'epoch_1.pth')
+    before = set(torch.serialization.get_safe_globals())
+    CheckpointLoader.load_checkpoint(str(tmp_path / 'epoch_1.pth'))
+    assert set(torch.serialization.get_safe_globals()) == before
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(tmp_path / 'epoch_1.pth', weights_only=True)
+    with torch.serialization.safe_globals([HistoryBuffer]):
+        CheckpointLoader.load_checkpoint(str(tmp_path / 'epoch_1.pth'))
+        assert set(torch.serialization.get_safe_globals()) == before | {HistoryBuffer}

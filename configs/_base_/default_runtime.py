@@ -1,6 +1,6 @@
 # What every run shares: hooks, logging, visualization.
 default_scope = 'mmdet'
-custom_imports = dict(imports=['gfl_plugin'])  # heals the stack and registers `gfl_plugin.*`
+custom_imports = dict(imports=['gfl_plugin'])  # registers `gfl_plugin.*`
 
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),

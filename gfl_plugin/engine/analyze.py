@@ -11,10 +11,11 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 
+from ..config_bases import CONFIGS
 from ..errors import SetupError
 from ..files import write_text
 from .config import Options, load_config
-from .reproduce import CONFIGS, ON_COCO
+from .reproduce import ON_COCO
 from .run import load_trained
 
 EXTRA = ('bokeh', 'matplotlib', 'scipy')

@@ -5,6 +5,7 @@ from typing import Any, Callable, Optional
 
 from mmengine.config import Config, ConfigDict, DictAction
 
+from ..compat import install_for_tools
 from ..errors import SetupError
 
 Options = Namespace  # of tools/arguments.py
@@ -16,6 +17,7 @@ def load_config(options: Options) -> Config:
     Raises:
         SetupError: There is no such file, it cannot be read, or an option is not of the form key=value.
     """
+    install_for_tools()
     if not os.path.isfile(options.config):
         raise SetupError(f'There is no config file {os.path.abspath(options.config)}')
     try:

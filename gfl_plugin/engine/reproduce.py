@@ -9,11 +9,11 @@ from typing import Dict, List, NamedTuple, Optional, Tuple
 
 from mmengine.logging import print_log
 
+from ..config_bases import CONFIGS
 from ..errors import SetupError
 from .config import Options
 from .run import last_checkpoint, test, train
 
-CONFIGS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), '.mim', 'configs')
 ON_SHAPES, ON_COCO = '../demo/gfl_r18_fpn_shapes.py', 'gfl/gfl_r50_fpn_1x_coco.py'  # what a row departs from
 METRICS = ('mAP', 'mAP_50', 'mAP_75')
 

@@ -6,6 +6,8 @@ import pytest
 from mmengine.runner import checkpoint, runner
 from mmengine.utils import dl_utils
 
+from gfl_plugin.compat import install_for_tools
+
 
 @pytest.fixture(params=[ModuleNotFoundError, RuntimeError])
 def unusable(request, monkeypatch):
@@ -19,6 +21,7 @@ def unusable(request, monkeypatch):
 
     for name in [n for n in sys.modules if n.split('.')[0] == 'torchvision']:
         monkeypatch.delitem(sys.modules, name)
+    install_for_tools()
     monkeypatch.setattr(builtins, '__import__', fail)
 
 

@@ -5,8 +5,8 @@ import sys
 import pytest
 from tool_runs import SMALL, parse
 
-from gfl_plugin import engine
-from gfl_plugin.engine.reproduce import CONFIGS, TABLES, markdown
+from gfl_plugin import CONFIGS, engine
+from gfl_plugin.engine.reproduce import TABLES, markdown
 from gfl_plugin.errors import SetupError
 
 

@@ -17,7 +17,7 @@ from tool_runs import ROOT, SHAPES, SMALL, on_shapes, parse, run
 
 from gfl_plugin import engine
 from gfl_plugin.errors import SetupError
-from gfl_plugin.safe_loading import UnsafeCheckpointError, trusting
+from gfl_plugin.safe_loading import UnsafeCheckpointError, load_file, trusting
 
 QUICK = ['train_cfg.max_epochs=2', 'train_cfg.val_begin=99', 'train_dataloader.dataset.num_images=4']
 
@@ -144,7 +144,7 @@ ALL = [pytest.param(door, kind, marks=() if door is resume or kind in KINDS[:2] 
 
 @pytest.mark.parametrize('enter, kind', ALL)
 def test_nothing_in_a_checkpoint_is_run(enter, kind, trained, tmp_path):
-    content = torch.load(trained / 'run' / 'epoch_1.pth', weights_only=True)
+    content = load_file(trained / 'run' / 'epoch_1.pth')
     hostile(kind, content, tmp_path / 'witness', tmp_path / 'stranger.pth')
     if enter is infer_without_config:
         refused = pytest.raises(SetupError, match=r'stranger\.pth.*model=CONFIG')
@@ -160,7 +160,7 @@ def test_nothing_in_a_checkpoint_is_run(enter, kind, trained, tmp_path):
 @pytest.mark.parametrize('kind', KINDS)
 def test_the_attacks_are_real(kind, trained, tmp_path):
     """Where pickles are trusted each of them does what it is for."""
-    content = torch.load(trained / 'run' / 'epoch_1.pth', weights_only=True)
+    content = load_file(trained / 'run' / 'epoch_1.pth')
     hostile(kind, content, tmp_path / 'witness', tmp_path / 'stranger.pth')
     if kind == 'bare_pickle':
         pickle.loads((tmp_path / 'stranger.pth').read_bytes())
@@ -180,7 +180,7 @@ def test_the_attacks_are_real(kind, trained, tmp_path):
 def test_trust_covers_the_checkpoint_that_a_command_names_alone(trained, tmp_path):
     """The weights of a backbone come from somebody else."""
     for name in ('mine', 'strangers'):
-        content = torch.load(trained / 'run' / 'epoch_1.pth', weights_only=True)
+        content = load_file(trained / 'run' / 'epoch_1.pth')
         hostile('system_in_meta', content, tmp_path / f'witness_of_{name}', tmp_path / f'{name}.pth')
     mine, strangers = tmp_path / 'mine.pth', tmp_path / 'strangers.pth'
     backbone = [f'model.backbone.init_cfg.{option}' for option in ('type=Pretrained', f'checkpoint={strangers}')]

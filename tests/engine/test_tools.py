@@ -7,7 +7,7 @@ from tool_runs import ROOT, SHAPES, on_shapes, parse, run, scalars
 
 from gfl_plugin import engine
 from gfl_plugin.errors import SetupError
-from gfl_plugin.safe_loading import UnsafeCheckpointError
+from gfl_plugin.safe_loading import UnsafeCheckpointError, load_file
 
 
 @pytest.fixture(scope='module')
@@ -35,7 +35,7 @@ def test_resume_goes_on(trained, tmp_path):
                                     '--resume', str(trained / 'run' / 'epoch_1.pth')))
     assert runner.epoch == 2 and runner.iter == 8, 'it should end where an uninterrupted run ends'
     assert sorted(scalars(work_dir)) == [5, 6, 7, 8], 'it should go on where the checkpoint was written'
-    checkpoint = torch.load(work_dir / 'epoch_2.pth', weights_only=True)
+    checkpoint = load_file(work_dir / 'epoch_2.pth')
     assert checkpoint['meta']['iter'] == 8 and 'message_hub' in checkpoint, 'its checkpoint should be whole, and data'
 
 

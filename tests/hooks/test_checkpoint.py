@@ -18,6 +18,7 @@ from gfl_plugin import engine, files
 from gfl_plugin.engine.resume import damage, newest_whole
 from gfl_plugin.errors import RunError, SetupError
 from gfl_plugin.hooks import CheckpointHook
+from gfl_plugin.safe_loading import load_file
 
 ONE = ['default_hooks.checkpoint.max_keep_ckpts=1', 'train_cfg.val_begin=99']
 
@@ -69,7 +70,7 @@ def test_a_kill_at_any_instant_of_a_save_loses_one_interval_at_most(tmp_path):
         with killed_at(instant) as count, contextlib.suppress(Killed):
             engine.train(on_shapes(*arguments, settings=[*ONE, f'train_cfg.max_epochs={done + 1}']))
         found = newest_whole(str(run)).path
-        epoch = torch.load(found, weights_only=True)['meta']['epoch'] if found else 0
+        epoch = load_file(found)['meta']['epoch'] if found else 0
         assert epoch in (done, done + 1), f'killed at change {instant}, the run should go on from epoch {done} or later'
         assert checkpoints(run) or not done, 'there should always be a checkpoint'
         reached.append(epoch - done)
@@ -114,7 +115,7 @@ def test_the_format_of_old_is_resumed_from(tmp_path):
     run = tmp_path / 'run'
     arguments = 'train', tmp_path / 'data', '--work-dir', str(run)
     engine.train(on_shapes(*arguments, settings=['train_cfg.max_epochs=1']))
-    content = torch.load(run / 'epoch_1.pth', weights_only=True)
+    content = load_file(run / 'epoch_1.pth')
     torch.save(content, run / 'epoch_1.pth', _use_new_zipfile_serialization=False)
     assert engine.train(on_shapes(*arguments, '--resume')).iter == 8
 
@@ -147,7 +148,7 @@ def test_the_best_is_there_until_a_better_one_is(tmp_path):
         runner = engine.train(on_shapes(*arguments, '--resume', settings=[*settings, 'train_cfg.max_epochs=4']))
     assert checkpoints(run) == ['best_score_epoch_4.pth', 'epoch_4.pth'], 'the last is the best'
     assert runner.message_hub.get_info('best_score') == .4
-    content = torch.load(run / 'epoch_4.pth', weights_only=True)
+    content = load_file(run / 'epoch_4.pth')
     assert content['message_hub']['runtime_info']['best_ckpt'] == str(run / 'best_score_epoch_4.pth')
 
 
@@ -171,7 +172,7 @@ def test_a_checkpoint_names_no_files_elsewhere_to_be_removed(tmp_path):
     engine.train(on_shapes(*arguments, settings=settings))
     victim.write_text('precious')
     (run / 'epoch_').mkdir()  # a step of /../../victim would go by it
-    content = torch.load(run / 'epoch_1.pth', weights_only=True)
+    content = load_file(run / 'epoch_1.pth')
     content['message_hub']['runtime_info'].update(best_score=-1.0, best_ckpt=str(victim),
                                                   keep_ckpt_ids=['/../../victim', '/../../victim', 1])
     torch.save(content, run / 'epoch_1.pth')
