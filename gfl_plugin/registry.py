@@ -1,6 +1,6 @@
-"""The plugin's registries: children of MMEngine's roots, scope ``gfl_plugin``.
+"""The plugin's registries: children of MMEngine's roots, with the scope ``gfl_plugin``.
 
-A config names what is registered here as ``gfl_plugin.GFLHead``; MMDetection's own names stay untouched.
+A config names a type of the plugin with its scope, as ``gfl_plugin.GFLHead``. MMDetection's names keep their meaning.
 """
 from mmengine import registry as root
 
@@ -15,7 +15,7 @@ DATASETS = _child('dataset', root.DATASETS, 'datasets')
 HOOKS = _child('hook', root.HOOKS, 'hooks')
 METRICS = _child('metric', root.METRICS, 'evaluation')
 
-# The kinds of the head's two axes. No children of MODELS: a name is looked up among the kinds of its axis alone, so
-# that a mistaken one can be answered with what there is.
+# The kinds of quality and box. They are no children of MODELS: a name is looked up among the kinds of its axis alone,
+# and the message about a wrong name can list the right ones.
 QUALITIES = root.Registry('quality', scope='gfl_plugin')
 BOXES = root.Registry('box', scope='gfl_plugin')
