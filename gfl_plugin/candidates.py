@@ -1,14 +1,14 @@
-"""From the maps of a head to boxes that may be detections."""
-import math
-from typing import NamedTuple, Sequence
+"""From the predictions of a batch to boxes that may become detections."""
+from typing import NamedTuple, Sequence, Tuple
 
 import torch
 from torch import Tensor
 
+from .functional.priors import PriorGrid
 from .predictions import Predictions
 
-# The logit of the threshold is taken lower by this, so that rounding loses no score above it; an exact test follows.
-SLACK = 1e-3
+# Equal logits may have sigmoids that differ in their last digits, depending on their place in a tensor.
+SLACK = 1e-6
 
 
 class Candidates(NamedTuple):
@@ -21,37 +21,51 @@ class Candidates(NamedTuple):
 
 
 def select_candidates(pred: Predictions, score_thr: float, nms_pre: int) -> Candidates:
-    """The scores above a threshold, of each image and level the best ``nms_pre`` at most.
+    """The scores above a threshold; at most the best ``nms_pre`` of each image and level.
 
     Args:
         pred: Predictions of B images.
         score_thr: Scores must be above it.
-        nms_pre: Not above 0 for all. (In MMDetection -1 drops the lowest.)
+        nms_pre: At 0 or below, no limit. (In MMDetection -1 drops the lowest.)
     """
-    limit = math.log(score_thr) - math.log1p(-score_thr) - SLACK if 0 < score_thr < 1 else -math.inf
-    levels = []
-    for logits, grid in zip(pred.cls, pred.grids):
-        image, label, row, column = (logits > limit).nonzero(as_tuple=True)
-        score = logits[image, label, row, column].float().sigmoid()
-        level = torch.stack([image, grid.start + row * grid.width + column, label])
-        above = score > score_thr
-        level, score = level[:, above], score[above]
-        # Equal scores by prior, then class, as in MMDetection and whatever the memory format of the map.
-        order = (level[1] * logits.shape[1] + level[2]).argsort()
-        levels.append(_best_of_each_image(level[:, order], score[order], nms_pre))
-    sizes = [score.numel() for _, score in levels]
-    image, prior, label = torch.cat([level for level, _ in levels], 1)
-    return Candidates(image, prior, label, torch.cat([score for _, score in levels]), sizes)
+    levels = [_candidates_of_level(logits, grid, score_thr, nms_pre) for logits, grid in zip(pred.cls, pred.grids)]
+    index, scores = zip(*levels)
+    return Candidates(*torch.cat(index, 1), torch.cat(scores), [score.numel() for score in scores])
 
 
-def _best_of_each_image(level: Tensor, score: Tensor, nms_pre: int):
-    """Sort (3, M) candidates by score, and leave ``nms_pre`` of each image, which is their first row."""
+def _candidates_of_level(logits: Tensor, grid: PriorGrid, score_thr: float, nms_pre: int) -> Tuple[Tensor, Tensor]:
+    """The candidates of a level: image, prior and label (3, M), and scores (M,)."""
+    best = logits.amax(1).flatten(1).float().sigmoid()  # (B, H*W) best score of each prior
+    floor = (1 - SLACK) * _reached_by(nms_pre, best).clamp(min=score_thr)
+    # If one class of a prior is NaN, its best score is NaN, and its other classes may still be candidates.
+    image, cell = (~(best < floor[:, None])).nonzero(as_tuple=True)
+    score = logits.flatten(2).transpose(1, 2)[image, cell].float().sigmoid()  # (N, C)
+    # By prior, then class: the order of equal scores in MMDetection, whatever the memory format of the map.
+    index, label = ((score > score_thr) & (score >= floor[image, None])).nonzero(as_tuple=True)
+    return _best_of_each_image(torch.stack([image[index], grid.start + cell[index], label]), score[index, label],
+                               nms_pre)
+
+
+def _reached_by(nms_pre: int, best: Tensor) -> Tensor:
+    """(B,) a score that at least ``nms_pre`` scores of each image reach; 0 if that is unknown.
+
+    Args:
+        nms_pre: At 0 or below, no limit.
+        best: (B, N) best score of each prior. ``nms_pre`` priors reach the ``nms_pre``-th largest of these.
+    """
+    if not 0 < nms_pre < best.shape[1]:
+        return best.new_zeros(len(best))
+    return best.nan_to_num(0.0).topk(nms_pre, 1).values[:, -1]
+
+
+def _best_of_each_image(index: Tensor, score: Tensor, nms_pre: int) -> Tuple[Tensor, Tensor]:
+    """Sort (3, M) candidates by score, and keep ``nms_pre`` of each image. Row 0 of ``index`` is the image."""
     order = score.argsort(descending=True, stable=True)
-    level, score = level[:, order], score[order]
+    index, score = index[:, order], score[order]
     if 0 < nms_pre < score.numel():
-        by_image = level[0].argsort(stable=True)
-        image = level[0, by_image]
+        by_image = index[0].argsort(stable=True)
+        image = index[0, by_image]
         rank = torch.arange(image.numel(), device=image.device) - torch.searchsorted(image, image)
         keep = by_image[rank < nms_pre]
-        level, score = level[:, keep], score[keep]
-    return level, score
+        index, score = index[:, keep], score[keep]
+    return index, score

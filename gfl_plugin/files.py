@@ -3,6 +3,7 @@ import contextlib
 import errno
 import glob
 import os
+import uuid
 from typing import Iterator
 
 SUFFIX = '.writing'
@@ -13,11 +14,12 @@ def replacing(path: str) -> Iterator[str]:
     """Give the name of a temporary file to write, in the folder of ``path``; afterwards it takes the place of ``path``.
 
     At any instant ``path`` is what it was or what it will be, also when the machine loses power: the content reaches
-    the disk before the name does. If writing fails nothing is left behind.
+    the disk before the name does. If writing fails nothing is left behind. Of several processes that write one file at
+    a time, each has a temporary file of its own, and the last to end counts.
     """
     folder, name = os.path.split(os.path.abspath(path))
     os.makedirs(folder, exist_ok=True)
-    temporary = os.path.join(folder, f'.{name}{SUFFIX}')
+    temporary = os.path.join(folder, f'.{name}.{uuid.uuid4().hex[:8]}{SUFFIX}')
     try:
         yield temporary
         _flush(temporary)

@@ -1,27 +1,27 @@
-"""How much memory a process may take for a file that it reads. Needs no stack."""
+"""Limit the memory that a process uses for a file that it reads. Needs no stack."""
 import math
 import os
 from pathlib import Path
 from typing import Iterator
 
-# A few changed bytes make a small JPEG one of 65535 x 16000 pixels, which OpenCV decodes in 16 s and 6.6 GB; a GIF of
-# 60 bytes takes 5 GB.
+# A few changed bytes give a small JPEG 65535 x 16000 pixels, and OpenCV takes 16 s and 6.6 GB to decode it. A GIF of
+# 60 bytes can take 5 GB.
 MOST_PIXELS = 2**28
 
 
 def limit_opencv() -> None:
-    """Let OpenCV refuse images of more than :data:`MOST_PIXELS`, unless the user has set its limit already.
+    """Make OpenCV refuse images of more than :data:`MOST_PIXELS`, unless the user has set a limit already.
 
-    :func:`gfl_plugin.datasets.images.find_damage` reads the size of a JPEG, PNG or GIF itself; of other formats only
-    OpenCV knows it. OpenCV reads its limit from the environment once, when it is loaded, and mmcv loads it: so this is
-    called before the package imports the stack. In a program that imports cv2, mmcv or mmdet before this package,
-    OpenCV keeps its own limit of 2^30 pixels.
+    :func:`gfl_plugin.datasets.images.find_damage` reads the size of a JPEG, PNG or GIF itself. For other formats only
+    OpenCV knows the size. OpenCV reads its limit from the environment once, when it is loaded. mmcv loads OpenCV, so
+    the package calls this function before it imports the stack. In a program that imports cv2, mmcv or mmdet before
+    this package, OpenCV keeps its own limit of 2^30 pixels.
     """
     os.environ.setdefault('OPENCV_IO_MAX_IMAGE_PIXELS', str(MOST_PIXELS))
 
 
 def usable_memory(groups: Path = Path('/proc/self/cgroup'), root: Path = Path('/sys/fs/cgroup')) -> float:
-    """Memory that this process may use, in bytes: the machine's, or less in a container; inf if the system says none.
+    """Return how many bytes of memory this process may use, in a container too; inf if the system does not say.
 
     Args:
         groups: The file that lists the control groups of the process.
@@ -33,12 +33,12 @@ def usable_memory(groups: Path = Path('/proc/self/cgroup'), root: Path = Path('/
 def _machine_memory() -> float:
     try:
         return os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
-    except (AttributeError, ValueError, OSError):  # not every system knows these names
+    except (AttributeError, ValueError, OSError):  # not every system has these names
         return math.inf
 
 
 def _group_limits(groups: Path, root: Path) -> Iterator[int]:
-    """Read the limits of the control groups, version 1 or 2, that the process is in."""
+    """Yield the memory limits, bytes, of the control groups (version 1 or 2) of the process."""
     try:
         lines = groups.read_text().splitlines()
     except OSError:  # only Linux has control groups
@@ -52,11 +52,11 @@ def _group_limits(groups: Path, root: Path) -> Iterator[int]:
         else:
             continue
         group = top / path.strip('/')
-        # The limit of every group around it counts. A container may see only the top one: it is its own group.
+        # The limits of all enclosing groups apply. A container may see only the top one, which is then its own group.
         for folder in (group, *group.parents):
             try:
                 yield int((folder / name).read_text())
-            except (OSError, ValueError):  # the folder is not mounted; 'max' is no limit
+            except (OSError, ValueError):  # the folder is not mounted, or holds 'max': no limit
                 pass
             if folder == top:
                 break

@@ -16,18 +16,18 @@ class GroundTruths(NamedTuple):
     image: Tensor  # (G,) index of the image in the batch
     is_class: Tensor  # (G,) bool: the label is one of the C classes; other objects are background
     counts: Sequence[int]  # B, objects of each image; known on the host
-    ranges: Sequence[Sequence[CellRange]]  # B x L, the cells of each level that may be used
+    usable_cells: Sequence[Sequence[CellRange]]  # B x L, the cells of each level that may be used
     ignored: Sequence[Optional[Tensor]]  # B, boxes (_, 4) to be ignored in each image
 
     @classmethod
     def of(cls, boxes: Sequence[Tensor], labels: Sequence[Tensor], ignored: Sequence[Optional[Tensor]],
-           ranges: Sequence[Sequence[CellRange]], num_classes: int) -> 'GroundTruths':
+           usable_cells: Sequence[Sequence[CellRange]], num_classes: int) -> 'GroundTruths':
         """Join the objects of B images: boxes (G_i, 4), labels (G_i,)."""
         counts, label = [len(b) for b in boxes], torch.cat(list(labels))
         image = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts), output_size=sum(counts))
         is_class = (label >= 0) & (label < num_classes)
         return cls(torch.cat(list(boxes)).float(), label, image.to(label.device, non_blocking=True), is_class, counts,
-                   ranges, ignored)
+                   usable_cells, ignored)
 
 
 class Matches(NamedTuple):
@@ -40,46 +40,43 @@ class Matches(NamedTuple):
     gt: Tensor  # (K,) index among the G ground truths
     sizes: Sequence[int]  # L, how many of the K belong to each level; known on the host
     valid: Optional[Tensor]  # (K,) bool, or None if every slot is valid
-    score: Optional[Tensor]  # (K,) soft score in [0, 1] if the assigner gives one; it replaces the IoU as target
-    weight: Optional[Tensor]  # (B, P) weight of each prior's class loss, or None for 1 everywhere
-    norm: Tensor  # scalar, the normaliser of the class loss, of this rank
+    soft_score: Optional[Tensor]  # (K,) in [0, 1] if the assigner gives one, 0 at invalid slots
+    cls_weight: Optional[Tensor]  # (B, P) weight of each prior's class loss, or None for 1 everywhere
+    num_positives: Tensor  # scalar, of this rank; an image without any counts as one, as in MMDetection
 
     @classmethod
     def of(cls, grids: Sequence[PriorGrid], truth: GroundTruths, prior: Tensor, gt: Tensor, valid: Tensor,
-           score: Optional[Tensor] = None) -> 'Matches':
+           soft_score: Optional[Tensor] = None) -> 'Matches':
         """Make matches from slots.
 
         Args:
             grids: L levels.
             truth: The G ground truths.
-            prior, gt, valid, score: (L, S), the slots of each level; or (S,), if priors may be of any level. A prior
-                must be of its level even where the slot is invalid.
+            prior, gt, valid, soft_score: (L, S), the slots of each level; or (S,), if priors may be of any level. A
+                prior must be of its level even where the slot is invalid.
         """
         if prior.dim() == 1:
-            prior, gt, valid, score = _repeat_on_levels(grids, prior, gt, valid, score)
+            prior, gt, valid, soft_score = _repeat_on_levels(grids, prior, gt, valid, soft_score)
         valid = valid & truth.is_class[gt]
         if can_be_read_at_once(valid):
             sizes, valid, chosen = valid.sum(1).tolist(), None, valid
         else:
             sizes, valid, chosen = [prior.shape[1]] * len(grids), valid.flatten(), slice(None)
-        prior, gt, score = (x if x is None else x[chosen].flatten() for x in (prior, gt, score))
-        image = truth.image[gt]
-        if score is None:
-            norm = count_positives(image, valid, len(truth.counts))
-        else:
-            score = score if valid is None else score.where(valid, 0)
-            norm = score.sum()
-        usable = usable_priors(grids, truth.ranges, gt.device)
-        return cls(image, prior, gt, sizes, valid, score, None if usable is None else usable.float(), norm)
+        prior, gt, soft_score = (x if x is None else x[chosen].flatten() for x in (prior, gt, soft_score))
+        if soft_score is not None and valid is not None:
+            soft_score = soft_score.where(valid, 0)
+        usable, image = usable_priors(grids, truth.usable_cells, gt.device), truth.image[gt]
+        return cls(image, prior, gt, sizes, valid, soft_score, None if usable is None else usable.float(),
+                   count_positives(image, valid, len(truth.counts)))
 
     def with_pos_weight(self, pos_weight: float, grids: Sequence[PriorGrid], num_images: int) -> 'Matches':
         """The same matches with ``pos_weight`` instead of 1 as the class-loss weight of the positives."""
         shape = (num_images, num_priors(grids))
-        weight = self.norm.new_ones(shape) if self.weight is None else self.weight
+        weight = self.num_positives.new_ones(shape) if self.cls_weight is None else self.cls_weight
         change = weight.new_full(self.gt.shape, pos_weight - 1)
         if self.valid is not None:  # an invalid slot may share its prior with a valid one, so it adds 0
             change = change * self.valid
-        return self._replace(weight=weight.index_put((self.image, self.prior), change, accumulate=True))
+        return self._replace(cls_weight=weight.index_put((self.image, self.prior), change, accumulate=True))
 
 
 def can_be_read_at_once(x: Tensor) -> bool:
@@ -88,13 +85,13 @@ def can_be_read_at_once(x: Tensor) -> bool:
 
 
 def _repeat_on_levels(grids: Sequence[PriorGrid], prior: Tensor, gt: Tensor, valid: Tensor,
-                      score: Optional[Tensor]) -> List[Optional[Tensor]]:
+                      soft_score: Optional[Tensor]) -> List[Optional[Tensor]]:
     """(L, S) slots from (S,): every level gets all of them, and those of other levels are invalid there."""
     limits = torch.tensor([[g.start, g.start + g.size] for g in grids]).to(prior.device, non_blocking=True)
     start, end = limits[:, :1], limits[:, 1:]
     inside = (prior >= start) & (prior < end)
-    gt, score = (x if x is None else x.expand(len(grids), -1) for x in (gt, score))
-    return [torch.where(inside, prior, start), gt, valid & inside, score]
+    gt, soft_score = (x if x is None else x.expand(len(grids), -1) for x in (gt, soft_score))
+    return [torch.where(inside, prior, start), gt, valid & inside, soft_score]
 
 
 def count_positives(image: Tensor, valid: Optional[Tensor], num_images: int) -> Tensor:
@@ -117,12 +114,12 @@ class Positives(NamedTuple):
         return iou(self.decoded.detach(), self.gt_boxes)
 
 
-def gather_positives(pred: Predictions, m: Matches, truth: GroundTruths, box) -> Positives:
+def gather_positives(pred: Predictions, matches: Matches, truth: GroundTruths, box) -> Positives:
     """Read and decode the K matched priors, once for all losses.
 
     In strides, so that no loss depends on the level.
     """
-    priors, raw = pred.priors_at(m), pred.box_at(m)
-    gt_boxes = truth.boxes[m.gt] / priors.stride.repeat(1, 2)
+    priors, raw = pred.priors_at(matches), pred.box_at(matches)
+    gt_boxes = truth.boxes[matches.gt] / priors.stride.repeat(1, 2)
     priors = priors.in_strides()
-    return Positives(raw, priors, box.decode(raw, priors), gt_boxes, truth.labels[m.gt])
+    return Positives(raw, priors, box.decode(raw, priors), gt_boxes, truth.labels[matches.gt])

@@ -15,26 +15,25 @@ class Predictions(NamedTuple):
     branch: Optional[Sequence[Tensor]]  # L maps (B, 1, H, W), logits, if the quality has a branch
     grids: Sequence[PriorGrid]  # L
 
-    def cls_at(self, at: PriorIndex) -> Tensor:
+    def cls_at(self, index: PriorIndex) -> Tensor:
         """(K, C) class logits, fp32."""
-        return read_maps(self.cls, self.grids, at).float()
+        return read_maps(self.cls, self.grids, index).float()
 
-    def box_at(self, at: PriorIndex) -> Tensor:
+    def box_at(self, index: PriorIndex) -> Tensor:
         """(K, D) box values, fp32."""
-        return read_maps(self.box, self.grids, at).float()
+        return read_maps(self.box, self.grids, index).float()
 
-    def branch_at(self, at: PriorIndex) -> Tensor:
+    def branch_at(self, index: PriorIndex) -> Tensor:
         """(K,) logits of the branch, fp32."""
-        return read_maps(self.branch, self.grids, at).float()[:, 0]
+        return read_maps(self.branch, self.grids, index).float()[:, 0]
 
-    def priors_at(self, at: PriorIndex) -> Priors:
+    def priors_at(self, index: PriorIndex) -> Priors:
         """The K priors, in pixels."""
-        return read_priors(self.grids, at)
+        return read_priors(self.grids, index)
 
-    def scores(self) -> Tensor:
-        """(B, P, C) scores that detections are ranked by, of every prior and class."""
-        scores = _flatten(self.cls).sigmoid()
-        return scores if self.branch is None else scores * _flatten(self.branch).sigmoid()
+    def logits(self) -> Tensor:
+        """(B, P, C) class logits of every prior, fp32."""
+        return _flatten(self.cls)
 
 
 class Peek:
@@ -57,7 +56,7 @@ class Peek:
 
     def logits(self, image: int) -> Tensor:
         """(P, C) class logits of one image."""
-        return _flatten([m[image:image + 1] for m in self.pred.cls])[0]
+        return _flatten([cls_map[image:image + 1] for cls_map in self.pred.cls])[0]
 
     def scores_of(self, image: Tensor, label: Tensor) -> Tensor:
         """(N, P) class scores of every prior, for N pairs of an image (N,) and a class (N,)."""

@@ -15,7 +15,7 @@ DATASETS = _child('dataset', root.DATASETS, 'datasets')
 HOOKS = _child('hook', root.HOOKS, 'hooks')
 METRICS = _child('metric', root.METRICS, 'evaluation')
 
-# The kinds of quality and box. They are no children of MODELS: a name is looked up among the kinds of its axis alone,
-# and the message about a wrong name can list the right ones.
+# Two axes of the head; the third, the assigner, is in TASK_UTILS, where MMDetection looks for it. They are no children
+# of MODELS, so a name is looked up in its own axis alone, and a wrong name gets the list of valid ones.
 QUALITIES = root.Registry('quality', scope='gfl_plugin')
 BOXES = root.Registry('box', scope='gfl_plugin')

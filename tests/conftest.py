@@ -1,4 +1,4 @@
-"""Shared set-up. Real images are used where GFL_TINY_COCO, or --tiny-coco, names a folder of COCO's layout."""
+"""Shared fixtures. Real images are used if GFL_TINY_COCO or --tiny-coco names a folder in COCO's layout."""
 import logging
 import os
 
@@ -7,7 +7,7 @@ import torch
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 
-import gfl_plugin  # noqa: F401  (heals the stack before mmdet's models are imported)
+import gfl_plugin  # noqa: F401  (makes mmdet's models importable)
 
 
 def pytest_addoption(parser):
@@ -25,7 +25,7 @@ def tiny_coco(request):
 
 @pytest.fixture
 def exact():
-    """fp32 is fp32: cuDNN takes TF32 for it otherwise."""
+    """Compute fp32 in fp32; by default cuDNN uses TF32 instead."""
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     yield
@@ -34,7 +34,7 @@ def exact():
 
 @pytest.fixture(params=['cpu', pytest.param('cuda', marks=pytest.mark.gpu)])
 def device(request, exact):
-    """A test that takes it runs on a CPU and, where there is one, on a GPU."""
+    """Run a test on a CPU and, if there is one, on a GPU."""
     if request.param == 'cuda' and not torch.cuda.is_available():
         pytest.skip('needs a CUDA device')
     return request.param
@@ -48,10 +48,10 @@ def fresh():
 
 @pytest.fixture
 def log(caplog):
-    """Gives the lines that MMEngine's logger has warned with."""
+    """A function that returns the warnings and errors of MMEngine's logger."""
     logger = MMLogger.get_current_instance()
     level = logger.level
-    logger.setLevel(logging.WARNING)  # tests/reference.py wants errors alone
+    logger.setLevel(logging.WARNING)  # tests/reference.py raises the level to ERROR
     logger.addHandler(caplog.handler)
     yield lambda: [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     logger.removeHandler(caplog.handler)

@@ -1,4 +1,4 @@
-"""COCO-format sets on disk, small and whole until a test breaks them."""
+"""Small COCO-format sets on disk, for tests to use or to break."""
 import json
 from pathlib import Path
 from typing import Callable, Dict
@@ -14,13 +14,13 @@ TRAIN = LOAD + [dict(type='mmdet.Resize', scale=(64, 64), keep_ratio=True), dict
 
 
 def encode(kind: str = 'jpg', seed: int = 0, options=()) -> bytes:
-    """A picture of noise as a file's content; enough of it that cutting it off loses pixels."""
+    """Encode a picture of noise, which is long enough that a truncated file loses pixels."""
     pixels = np.random.default_rng(seed).integers(0, 256, (SIZE[1], SIZE[0], 3), dtype=np.uint8)
     return cv2.imencode(f'.{kind}', pixels, list(options))[1].tobytes()
 
 
 def with_thumbnail(jpeg: bytes) -> bytes:
-    """A JPEG with a whole JPEG, and its end marker, in its header."""
+    """Put a whole JPEG, with its end marker, into the header of a JPEG."""
     return jpeg[:2] + b'\xff\xe1' + (len(jpeg) + 2).to_bytes(2, 'big') + jpeg + jpeg[2:]
 
 
@@ -38,7 +38,7 @@ DAMAGE: Dict[str, Callable[[bytes], bytes]] = {
 
 
 def content(images: int = 4) -> dict:
-    """The annotations of a whole set: two boxes an image."""
+    """Annotations without a fault: two boxes in each image."""
     boxes = [[2, 3, 20, 15], [10.5, 8.25, 30, 20]]
     return dict(
         images=[dict(id=10 + i, file_name=f'{i}.jpg', width=SIZE[0], height=SIZE[1]) for i in range(images)],
@@ -48,7 +48,7 @@ def content(images: int = 4) -> dict:
 
 
 def write_set(root: Path, images: int = 4, damaged: Dict[int, str] = {}, changes: dict = {}) -> Path:
-    """A set of images, some of them damaged; ``changes`` replace sections of its annotations."""
+    """Write images, some of them damaged, and annotations; ``changes`` replaces sections of the annotations."""
     (root / 'images').mkdir(parents=True, exist_ok=True)
     for index in range(images):
         file = root / 'images' / f'{index}.jpg'
@@ -60,7 +60,7 @@ def write_set(root: Path, images: int = 4, damaged: Dict[int, str] = {}, changes
 
 
 def write_coco(root: Path, images: int = 2) -> Path:
-    """The same with COCO's layout and its 80 classes, for training and minival, so that configs/ need no change."""
+    """Write training and minival sets with COCO's folders and 80 classes, so that configs/ work unchanged."""
     categories = [dict(id=3 + i, name=name) for i, name in enumerate(CocoDataset.METAINFO['classes'])]
     (root / 'annotations').mkdir(parents=True)
     for split in ('train2017', 'val2017'):
@@ -71,7 +71,7 @@ def write_coco(root: Path, images: int = 2) -> Path:
 
 
 def build(root: Path, classes=('thing', ), **options) -> CocoDataset:
-    # Unserialized: MMEngine collects all the garbage of the process after it has serialized, which takes a second.
+    # Not serialized, because MMEngine runs a full garbage collection after it serializes, which takes a second.
     options = {**dict(ann_file='boxes.json', data_prefix=dict(img='images/'), pipeline=TRAIN, serialize_data=False),
                **options}
     return CocoDataset(data_root=str(root), metainfo=dict(classes=classes), **options)

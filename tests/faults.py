@@ -1,4 +1,4 @@
-"""What may happen to a run, as a hook in a config that a test writes (:func:`config_with`)."""
+"""Inject faults into a run, with a hook in a config that a test writes (:func:`config_with`)."""
 import os
 import signal
 import time
@@ -11,13 +11,13 @@ from tool_runs import SHAPES
 
 @HOOKS.register_module()
 class FaultHook(Hook):
-    """Happen once, in an iteration (of 1, 2, ...) of a rank, unless torchrun has started the process again.
+    """Cause a fault once, in an iteration (1, 2, ...) of a rank, unless torchrun has restarted the process.
 
     Args:
-        fault: ``'die'`` (SIGKILL) or ``'hang'``, or a signal's name.
-        file: Where to write the time in seconds at which it happened.
-        parent: Whether it happens to the process that started this one.
-        validation: Whether it happens in the validation after the iteration.
+        fault: ``'die'`` (SIGKILL), ``'hang'``, or the name of a signal to send.
+        file: Where to write the time of the fault, seconds.
+        parent: Whether to send the signal to the parent process instead.
+        validation: Whether the fault comes in the validation after the iteration.
     """
     priority = 'VERY_HIGH'
 
@@ -27,13 +27,13 @@ class FaultHook(Hook):
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         if not self.validation and runner.iter + 1 == self.iteration:
-            self._happen(runner)
+            self._cause(runner)
 
     def before_val_iter(self, runner, batch_idx, data_batch=None):
         if self.validation and runner.iter == self.iteration:
-            self._happen(runner)
+            self._cause(runner)
 
-    def _happen(self, runner):
+    def _cause(self, runner):
         if int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)) > 0 or runner.rank != self.rank:
             return
         if self.file:
@@ -46,7 +46,7 @@ class FaultHook(Hook):
 
 
 def config_with(folder: Path, **fault) -> str:
-    """A config of the shapes, of the same name, with such a hook."""
+    """Write a config of the shapes that has this hook, under the same file name."""
     file = folder / Path(SHAPES).name
     file.write_text(f"_base_ = {SHAPES!r}\ncustom_imports = dict(imports=['gfl_plugin', 'faults'])\n"
                     f"default_hooks = dict(fault=dict(type='FaultHook', **{fault!r}))\n")

@@ -1,4 +1,4 @@
-"""Seeded mutators of annotation files and images, and what must hold of each mutant."""
+"""Seeded mutators of annotation files and images, and checks of what must hold for each mutant."""
 import contextlib
 import copy
 import faulthandler
@@ -24,14 +24,14 @@ NUMBERS = [float('nan'), float('inf'), -float('inf'), 1e308, 0, 0.3, -5, 1, 7, 1
 FILES = ['none.jpg', '1.jpg', '.', '/', '/dev/zero', '/dev/full', '../boxes.json', '../images/2.jpg', 'x' * 300,
          'a/b/c.jpg', '2.jpg\n', '\u202e2.jpg', '~', '$HOME', 's3://bucket/2.jpg', 'http://127.0.0.1:9/2.jpg']
 PLACE = re.compile(r'(images|annotations|categories)(\[\d+\]| should be a list| is missing)|the file holds|byte \d+|'
-                   r'not usable JSON|There is no image in|classes of the data set|several categories of the name|'
+                   r'not usable JSON|There is no image in|classes of the data set|several categories named|'
                    r'image files of|images of .* cannot be read')
 
 
 # Annotations.
 
 def mutate_annotations(rng: random.Random) -> bytes:
-    """The content of a file: a small whole set after one to three changes, of its entries or of its bytes."""
+    """Make the content of a small annotation file after one to three changes to its entries or its bytes."""
     data: Any = content(images=3)
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         data = rng.choice((_set_value, _set_value, _set_number, _set_number, _set_number, _set_file, _drop, _repeat,
@@ -41,7 +41,7 @@ def mutate_annotations(rng: random.Random) -> bytes:
 
 
 def _pick(rng: random.Random, data: Any, depth: int = 0) -> Tuple[Any, Any]:
-    """A random container within the data, and one of its keys; deep ones are as likely as shallow ones."""
+    """Pick a random container within the data, shallow or deep, and one of its keys."""
     keys = list(data) if isinstance(data, dict) else list(range(len(data)))
     key = rng.choice(keys)
     child = data[key]
@@ -88,8 +88,8 @@ def _swap(rng, container, key):
 
 
 def _set_number(rng: random.Random, data: Any) -> Any:
-    """Another number where one belongs: what is well-formed and still wrong."""
-    with contextlib.suppress(LookupError, TypeError):  # an earlier change has taken the place away
+    """Replace a number by another one: the file stays well-formed and is still wrong."""
+    with contextlib.suppress(LookupError, TypeError):  # an earlier change has removed this entry
         if rng.random() < 0.7:
             rng.choice(data['annotations'])['bbox'][rng.randrange(4)] = rng.choice(NUMBERS)
         else:
@@ -119,13 +119,13 @@ def _scramble(rng: random.Random, text: bytes) -> bytes:
 
 
 def check_annotations(root: Path) -> bool:
-    """Run a mutated ``boxes.json`` through the check and, as a training would, through the loader.
+    """Run a mutated ``boxes.json`` through the check and, as training would, through the data set.
 
     Returns:
-        Whether it was loaded.
+        Whether the data set loaded it.
 
     Raises:
-        AssertionError: Something that should hold of it does not; any other error is one that escaped.
+        AssertionError: Something that should hold for every file does not. Any other error is a bug of the package.
     """
     report = check.check(str(root / 'boxes.json'), str(root / 'images'), threads=1)
     json.dumps(report.as_dict(), allow_nan=False)
@@ -135,22 +135,23 @@ def check_annotations(root: Path) -> bool:
         for index in range(len(dataset)):
             dataset[index]
     except SetupError as error:
-        assert '\n' not in str(error) and len(str(error)) < 3000, f'a refusal should be a paragraph: {error}'
-        assert PLACE.search(str(error)), f'a refusal should name the entry: {error}'
-        # The check does not know the classes of the config; what else is refused it should have said.
-        assert report.suffers or 'classes of the data set' in str(error), f'the check should have said so: {error}'
+        assert '\n' not in str(error) and len(str(error)) < 3000, f'the error should be one paragraph: {error}'
+        assert PLACE.search(str(error)), f'the error should name the entry: {error}'
+        # The check does not know the classes of the config. It should report everything else that is refused.
+        assert report.suffers or 'classes of the data set' in str(error), \
+            f'the check should have reported this: {error}'
         return False
     kept = sum(len(dataset.get_data_info(index)['instances']) for index in range(len(dataset)))
-    assert 0 <= kept <= report.counts['annotations'], 'no box should be made up'
+    assert 0 <= kept <= report.counts['annotations'], 'the data set should not have more boxes than the file'
     ruined = [kind for kind in report.faults if check.EFFECTS[kind] == check.REFUSED]
-    assert not ruined, f'the loader should not take what the check refuses: {ruined}'
+    assert not ruined, f'the data set should not load what the check calls refused: {ruined}'
     return True
 
 
 # Images.
 
 def seeds() -> List[bytes]:
-    """Whole images of the kinds that training meets."""
+    """Encode whole images of the kinds that training meets."""
     progressive = encode(options=(cv2.IMWRITE_JPEG_PROGRESSIVE, 1))
     grey = cv2.imencode('.jpg', np.full((32, 48), 90, np.uint8))[1].tobytes()
     return [encode(), progressive, with_thumbnail(encode()), grey, encode('png'),
@@ -159,7 +160,7 @@ def seeds() -> List[bytes]:
 
 
 def mutate_image(rng: random.Random) -> bytes:
-    """The content of a file that was a JPEG or a PNG before one to three changes."""
+    """Make the content of a JPEG or PNG after one to three changes."""
     data = rng.choice(seeds())
     for _ in range(rng.choice((1, 1, 2, 3))):
         data = rng.choice((_cut, _flip, _flip, _zero, _drop_bytes, _insert, _resize_header, _flip_header))(rng, data)
@@ -198,7 +199,7 @@ def _insert(rng, data):
 
 
 def _resize_header(rng, data):
-    """Another height and width in a JPEG's frame or a PNG's header (which its checksum then gives away)."""
+    """Change the height and width in a JPEG's frame or a PNG's header (whose checksum then no longer fits)."""
     frame = re.search(rb'\xff[\xc0\xc2]..\x08(....)', data, re.DOTALL)
     sizes = rng.choice((0, 1, 7, 33, 5000, 65535)), rng.choice((0, 1, 9, 49, 4000))
     if frame:
@@ -207,11 +208,11 @@ def _resize_header(rng, data):
     return data[:16] + b''.join(size.to_bytes(4, 'big') for size in sizes) + data[24:]
 
 
-# Both in numbers.
+# Run many mutants.
 
 @contextlib.contextmanager
 def deadline(seconds: float) -> Iterator[None]:
-    """End the process, with the stacks of its threads, if the block takes longer: a hang in C is not interrupted."""
+    """Dump all stacks and end the process if the block takes too long. Nothing milder interrupts a hang in C."""
     faulthandler.dump_traceback_later(seconds, exit=True)
     try:
         yield
@@ -220,7 +221,7 @@ def deadline(seconds: float) -> Iterator[None]:
 
 
 def fuzz_annotations(root: Path, seeds: Iterable[int]) -> Counter:
-    """How many of the mutants were loaded and refused; anything else raises, with the seed."""
+    """Count the mutants that were loaded and refused; any other outcome raises an error with the seed."""
     write_set(root, images=3)
     results = Counter()
     for seed in seeds:
@@ -234,7 +235,7 @@ def fuzz_annotations(root: Path, seeds: Iterable[int]) -> Counter:
 
 
 def fuzz_images(root: Path, seeds: Sequence[int], log: Callable[[], List[str]]) -> int:
-    """How many of the mutants were skipped, out of a set that they form with one whole image."""
+    """Count the mutants that were skipped in a set of one whole image and the mutants."""
     write_set(root, images=1)
     whole = content(1)
     whole['images'] = [dict(whole['images'][0], id=10 + index, file_name=f'{index}.jpg')
@@ -246,7 +247,7 @@ def fuzz_images(root: Path, seeds: Sequence[int], log: Callable[[], List[str]]) 
     for index, seed in enumerate([None, *seeds]):
         try:
             with deadline(30):
-                assert 'inputs' in dataset[index], 'an image should be given, this one or another'
+                assert 'inputs' in dataset[index], 'this image or another should be returned'
         except SetupError as error:
             raise AssertionError(f'mutant {seed} should be skipped') from error
     skipped = {index for index in range(len(dataset)) if dataset._known[index] == 2}
@@ -255,6 +256,6 @@ def fuzz_images(root: Path, seeds: Sequence[int], log: Callable[[], List[str]]) 
         path = str(root / 'images' / f'{index}.jpg')
         if open_image(path)[0]:
             assert index in skipped, f'mutant {index}, {open_image(path)[0]}, should be counted'
-    assert named == skipped, 'every skipped image should be named in the log, and no other'
+    assert named == skipped, 'the log should name exactly the skipped images'
     assert 0 not in skipped and not find_damage(str(root / 'images' / '0.jpg')), 'the whole image should be used'
     return len(skipped)

@@ -52,11 +52,11 @@ def compute_loss(config):
                for name, loss in losses.items()), losses
     sum(losses.values()).backward()
     unused = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
-    assert not unused, f'every parameter should be trained, {unused} are not'
+    assert not unused, f'every parameter should be trained, but {unused} are not'
 
 
-def test_the_head_of_the_mobile_one_is_light():
-    """In multiplications, neck and head together against the backbone."""
+def test_the_head_of_the_mobile_config_is_light():
+    """Neck and head together take less than twice the multiplications of the backbone."""
     need_timm()
     model = MODELS.build(load('backbones/gfl_timm-mobilenetv3_fpn_1x_coco.py').model).eval()
     image, costs = torch.randn(1, 3, 320, 320), []
@@ -69,7 +69,7 @@ def test_the_head_of_the_mobile_one_is_light():
 
 @pytest.mark.parametrize('name', CONFIGS)
 def test_data_root_is_set_in_one_place(name, tmp_path):
-    """With --data-root nothing of the root in the file is left; so it is with --cfg-options data_root=."""
+    """--data-root replaces the root of the file everywhere, and so does --cfg-options data_root=."""
     for arguments in (('--data-root', str(tmp_path)), ('--cfg-options', f'data_root={tmp_path}')):
         config = load(name, *arguments)
         assert load(name).data_root not in config.pretty_text.replace(config.data_root, ''), arguments
@@ -79,7 +79,7 @@ def test_data_root_is_set_in_one_place(name, tmp_path):
 
 
 def test_paper_setting():
-    """What the paper and MMDetection's config of this name say, beyond the model."""
+    """The schedule is that of the paper and of MMDetection's config of this name."""
     config = load('gfl/gfl_r50_fpn_1x_coco.py')
     assert config.train_cfg.max_epochs == 12 and config.param_scheduler[1].milestones == [8, 11]
     assert config.optim_wrapper.optimizer == dict(type='SGD', lr=0.01, momentum=0.9, weight_decay=0.0001)
@@ -88,7 +88,7 @@ def test_paper_setting():
 
 @pytest.mark.parametrize('name', CONFIGS)
 def test_lists_classes_of_the_head(name):
-    """The data set has as many classes as the head; without reading a file."""
+    """The data set, built without reading a file, has as many classes as the head."""
     config = load(name)
     dataset = dict(config.train_dataloader.dataset, lazy_init=True)
     assert len(DATASETS.build(dataset).metainfo['classes']) == config.model.bbox_head.num_classes

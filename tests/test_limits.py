@@ -1,4 +1,4 @@
-"""The memory that a process may use, on a machine and in containers of each kind."""
+"""The memory limit of a process, on a machine and in each kind of container."""
 import os
 
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from gfl_plugin import limits
 
 V1, V2 = 'memory.limit_in_bytes', 'memory.max'
-UNLIMITED = 9223372036854771712  # as version 1 says it
+UNLIMITED = 9223372036854771712  # version 1 writes this number
 GROUPS = {  # the lines of /proc/self/cgroup, the files below /sys/fs/cgroup, and the limit in MB
     'v2_in_a_container': ('0::/', {V2: 300}, 300),
     'v2_outside': ('0::/user.slice/a', {f'user.slice/a/{V2}': 300}, 300),
@@ -37,13 +37,13 @@ def test_the_limit_of_a_container_counts(tmp_path, monkeypatch, kind):
 def test_a_system_without_control_groups(tmp_path, monkeypatch):
     monkeypatch.setattr(limits, '_machine_memory', lambda: 10**9)
     assert limits.usable_memory(tmp_path / 'none', tmp_path) == 10**9
-    assert limits.usable_memory() > 10**6, 'and this system should give some memory'
+    assert limits.usable_memory() > 10**6, 'this system should allow at least 1 MB'
 
 
-def test_a_limit_of_the_users_stays(monkeypatch):
+def test_a_limit_that_the_user_set_stays(monkeypatch):
     monkeypatch.delenv('OPENCV_IO_MAX_IMAGE_PIXELS', raising=False)
     limits.limit_opencv()
     assert os.environ['OPENCV_IO_MAX_IMAGE_PIXELS'] == str(2**28)
     monkeypatch.setenv('OPENCV_IO_MAX_IMAGE_PIXELS', '2GB')
     limits.limit_opencv()
-    assert os.environ['OPENCV_IO_MAX_IMAGE_PIXELS'] == '2GB', 'the user may decode larger images of these formats'
+    assert os.environ['OPENCV_IO_MAX_IMAGE_PIXELS'] == '2GB', 'the limit of the user should win'

@@ -1,4 +1,4 @@
-"""timm on a CPU-only PyTorch: it imports torchvision, which then misses the operators that it was compiled with."""
+"""Make timm importable on a CPU-only PyTorch, where torchvision, which timm imports, lacks its operators."""
 import importlib.util
 
 import pytest
@@ -6,11 +6,11 @@ import torch
 
 SCHEMAS = ('nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor',
            'qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
-_kept = []  # a library's definitions live as long as it does
+_kept = []  # PyTorch drops an operator's definition with its library
 
 
 def need_timm() -> None:
-    """Skip a test where timm is not installed, and let it import where it is."""
+    """Skip the test if timm is not installed; otherwise make timm importable."""
     if importlib.util.find_spec('timm') is None or importlib.util.find_spec('torchvision') is None:
         pytest.skip('needs timm and torchvision, each installed without dependencies')
     try:

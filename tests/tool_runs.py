@@ -1,4 +1,4 @@
-"""Run the tools as a user would, in this process or another, on a set of shapes small enough for a test."""
+"""Run the tools as a user would, in this process or another, on a set of shapes that is small enough for tests."""
 import importlib
 import json
 import os
@@ -21,7 +21,7 @@ SHAPES = str(ROOT / 'configs/demo/gfl_r18_fpn_shapes.py')
 
 
 def parse(tool: str, *arguments: str):
-    """The options of a command line."""
+    """Parse the command line of a tool."""
     path = [str(ROOT / 'tools'), *sys.path]
     with mock.patch.object(sys, 'argv', [tool, *arguments]), mock.patch.object(sys, 'path', path):
         sys.modules.pop(tool, None)
@@ -29,27 +29,27 @@ def parse(tool: str, *arguments: str):
 
 
 def on_shapes(tool: str, data: Path, *arguments: str, settings: Sequence[str] = ()):
-    """The options of a small run on shapes at ``data``."""
+    """Parse the command line of a small run on shapes in the folder ``data``."""
     return parse(tool, SHAPES, *arguments, '--data-root', str(data), '--cfg-options', *SMALL, *settings,
                  f'experiment_name={tool}_{os.urandom(4).hex()}')
 
 
 def run(*command: str, cwd: Path = ROOT, timeout: Optional[float] = None) -> subprocess.CompletedProcess:
-    """A command of the README with this Python."""
+    """Run a command of the README with this Python."""
     environment = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1')
     return subprocess.run([sys.executable, *command], cwd=cwd, env=environment, capture_output=True, text=True,
                           timeout=timeout)
 
 
 def scalars(work_dir: Path) -> Dict[int, dict]:
-    """The logged scalars of all runs in a work_dir, by step; of a step that was done twice the later."""
+    """Read the logged scalars of all runs in a work_dir, by step. If a step was run twice, the later one counts."""
     lines = [json.loads(line) for file in sorted(work_dir.glob('*/vis_data/scalars.json'))
              for line in file.read_text().splitlines()]
     return {line['step']: line for line in lines if 'loss' in line}
 
 
 def log(work_dir: Path) -> str:
-    """What the runs in a work_dir have logged."""
+    """Read the logs of all runs in a work_dir."""
     return '\n'.join(file.read_text() for file in sorted(work_dir.glob('*/*.log')))
 
 
@@ -61,7 +61,7 @@ def free_port() -> int:
 
 def on_ranks(count: int, data: Path, *arguments: str, settings: Sequence[str] = (), config: str = SHAPES,
              cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess:
-    """A small run on shapes by ``tools/dist_train.sh``."""
+    """Train on shapes with several ranks, by ``tools/dist_train.sh``."""
     environment = dict(os.environ, PYTHONPATH=f'{ROOT}:{ROOT / "tests"}', OMP_NUM_THREADS='1', PORT=str(free_port()),
                        PYTHON=sys.executable, **environment)
     command = ['bash', str(ROOT / 'tools/dist_train.sh'), config, str(count), *arguments, '--data-root', str(data),

@@ -31,10 +31,13 @@ def positive(text: str) -> int:
 
 
 def run(tool: str, options: argparse.Namespace):
-    """Call what the package does for a tool; a missing or broken stack is one paragraph, too. Returns its result."""
+    """Call what the package does for a tool, and return its result. A missing or broken stack is one paragraph, too."""
     try:
         from gfl_plugin import engine
     except ImportError as error:
         sys.exit(f'error: {error}')
+    except KeyboardInterrupt:  # the import takes seconds
+        print('Ctrl-C ended the run', file=sys.stderr)
+        sys.exit(130)
     with engine.reporting():
         return getattr(engine, tool)(options)

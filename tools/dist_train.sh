@@ -4,7 +4,7 @@
 # On each of several machines, with the first one's address:
 #   NNODES=2 NODE_RANK=0 MASTER_ADDR=10.0.0.1 tools/dist_train.sh CONFIG DEVICES
 # When a process dies all are started again, MAX_RESTARTS times (3), and go on from the last checkpoint by themselves.
-# Exit status as of tools/train.py: after a mistake of the user's (2) or a signal (75) nothing is started again.
+# Exit status as of tools/train.py: after a mistake of the user's (2), a signal (75) or Ctrl-C (130) nothing is restarted.
 set -euo pipefail
 if [ $# -lt 2 ]; then sed -n '2,7s/^# //p' "$0" >&2; exit 2; fi
 config=$1 devices=$2

@@ -1,4 +1,4 @@
-"""Studies of data, models and losses: one file a study, from data to numbers, and from numbers to a figure."""
+"""Studies of data, models and losses. Each file turns data into numbers, and the numbers into a figure."""
 from . import centerness, charts, losses, perturb, quality, targets
 
 __all__ = ['centerness', 'charts', 'losses', 'perturb', 'quality', 'targets']

@@ -20,27 +20,27 @@ from .reading import (
 )
 
 BINS = 20
-THRESHOLDS = (0.1, 0.2, 0.3)  # below which a label makes a true positive hard to find
+THRESHOLDS = (0.1, 0.2, 0.3)  # a true positive with a label below one of these is hard to find
 SAMPLE = 3000  # points in a figure
 
 
 class Labels(NamedTuple):
-    """What a quality may be taught at the K positives, (K,) each, in [0, 1]."""
-    centerness: Tensor  # of the prior in its object, whatever is predicted
-    iou: Tensor  # of the predicted box with its object
+    """Two labels that a quality may be trained towards, at the K positives: (K,) each, in [0, 1]."""
+    centerness: Tensor  # of the prior in its object; it does not depend on the prediction
+    iou: Tensor  # IoU of the predicted box and its object
 
 
 @torch.no_grad()
 def read_labels(head: GFLHead, scene: Scene) -> Labels:
-    """Those of one batch, for any pair of kinds."""
+    """Read the labels of one batch, for a head with any quality and any box."""
     pred = head.predictions(*head(scene.features))
-    m, gt_boxes, _ = find_positives(head, pred, scene)
-    boxes, center = head.boxes_at(pred, m, image_shapes(scene)), pred.priors_at(m).center
-    return Labels(centerness(center, gt_boxes)[m.valid].cpu(), iou(boxes, gt_boxes)[m.valid].cpu())
+    matches, gt_boxes, _ = find_positives(head, pred, scene)
+    boxes, center = head.boxes_at(pred, matches, image_shapes(scene)), pred.priors_at(matches).center
+    return Labels(centerness(center, gt_boxes)[matches.valid].cpu(), iou(boxes, gt_boxes)[matches.valid].cpu())
 
 
 def measure(labels: Labels) -> Dict[str, Any]:
-    """The numbers of one model."""
+    """Compute the numbers of one model."""
     result: Dict[str, Any] = dict(positives=len(labels.iou), bins=BINS)
     for name, label in labels._asdict().items():
         result[name] = dict(
@@ -52,7 +52,7 @@ def measure(labels: Labels) -> Dict[str, Any]:
 
 
 def study(models: Sequence[Trained]) -> Dict[str, Any]:
-    """The numbers of several models, by their names."""
+    """Compute the numbers of several models, by the names of the models."""
     result = {}
     for model in models:
         labels = Labels(*map(torch.cat, zip(*[read_labels(model.head, scene) for scene in model.scenes()])))
@@ -61,10 +61,10 @@ def study(models: Sequence[Trained]) -> Dict[str, Any]:
     return dict(models=result)
 
 
-# ---- for a reader ----
+# ---- figure and summary ----
 
 def chart(numbers: Dict[str, Any]) -> Chart:
-    """Two histograms and a scatter a model."""
+    """Draw two histograms and a scatter plot for each model."""
     panels = []
     edges = [i / BINS for i in range(BINS + 1)]
     for name, model in numbers['models'].items():
@@ -77,7 +77,7 @@ def chart(numbers: Dict[str, Any]) -> Chart:
         panels.append(Panel(f'{name}: rank correlation {show_number(model["rank_correlation"])}',
                             'centre-ness of the prior', 'IoU of its box', [points], (0, 1), (0, 1)))
     return Chart('Centre-ness and IoU as labels of positives', panels,
-                 f'Points: at most {SAMPLE} positives a model, drawn by chance with seed 0; numbers are of all',
+                 f'Points: a random sample of at most {SAMPLE} positives a model (seed 0); the numbers use all',
                  columns=2)
 
 
@@ -86,6 +86,6 @@ def summary(numbers: Dict[str, Any]) -> str:
     for name, model in numbers['models'].items():
         for kind, label in (('iou', 'IoU'), ('centerness', 'centre-ness')):
             below = ', '.join(f'{s:.1%} below {t}' for t, s in model[kind]['below'].items())
-            lines.append(f'{name}: {label} of {model["positives"]} positives has mean {model[kind]["mean"]:.3f}, '
+            lines.append(f'{name}: {label} of {model["positives"]} positives has the mean {model[kind]["mean"]:.3f}, '
                          f'median {model[kind]["median"]:.3f}; {below}')
     return '\n'.join(lines)

@@ -1,10 +1,10 @@
-"""A figure described once, and drawn twice: by Matplotlib as a PNG, by Bokeh as a page that needs no network."""
+"""Describe a figure once and draw it twice: as a PNG with Matplotlib, as an offline page with Bokeh."""
 import math
 from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
 
 from matplotlib.figure import Figure
 
-# Okabe and Ito: told apart by everyone, on paper too.
+# Okabe and Ito's palette: colour-blind readers can tell its colours apart, on paper too.
 COLORS = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#000000')
 WARNING = '#b00000'
 
@@ -12,11 +12,11 @@ WARNING = '#b00000'
 class Layer(NamedTuple):
     """One series of a panel."""
     kind: str  # 'line', 'points' or 'bars'
-    x: Sequence[float]  # for bars their edges, one more than there are heights
+    x: Sequence[float]  # for bars: their edges, one more than heights
     y: Sequence[float]
     label: str
     color: int = 0  # index into COLORS
-    dash: str = 'solid'  # or 'dashed', 'dotted', of a line
+    dash: str = 'solid'  # for a line: 'solid', 'dashed' or 'dotted'
 
 
 class Panel(NamedTuple):
@@ -28,12 +28,12 @@ class Panel(NamedTuple):
     x_range: Optional[Tuple[float, float]] = None
     y_range: Optional[Tuple[float, float]] = None
     y_log: bool = False
-    x_mark: Optional[Tuple[float, str]] = None  # a vertical line, and what it is
-    y_mark: Optional[Tuple[float, str]] = None  # a horizontal one
+    x_mark: Optional[Tuple[float, str]] = None  # position and label of a vertical line
+    y_mark: Optional[Tuple[float, str]] = None  # position and label of a horizontal line
 
 
 class Chart(NamedTuple):
-    """Panels under a title; ``notes`` stand below it, ``warning`` is set off."""
+    """Panels under a title. ``notes`` come below the title; ``warning`` is highlighted."""
     title: str
     panels: List[Panel]
     notes: str = ''
@@ -91,12 +91,12 @@ def _draw_axes(axes: Any, panel: Panel) -> None:
 # ---- Bokeh ----
 
 def save_html(chart: Chart, path: str) -> None:
-    """A page of its own: series are hidden by a click on their name, and values shown under the pointer."""
+    """Save a page on its own. A click on a name hides its series, and the pointer shows values."""
     save_page(chart, arrange(chart, [bokeh_figure(panel) for panel in chart.panels]), path)
 
 
 def arrange(chart: Chart, figures: Sequence[Any]) -> Any:
-    """Bokeh's figures in rows below the chart's title."""
+    """Arrange Bokeh figures in rows below the chart's title."""
     from bokeh.layouts import column, gridplot
     from bokeh.models import Div
     heading = f'<h2 style="margin: 4px">{chart.title}</h2><p style="margin: 4px">{chart.notes}</p>'
@@ -113,7 +113,7 @@ def save_page(chart: Chart, layout: Any, path: str) -> None:
 
 
 def bokeh_figure(panel: Panel) -> Any:
-    """The panel, each of its lines and points over a data source of that name."""
+    """Draw a panel with Bokeh. The glyphs of each layer carry its label as their name."""
     from bokeh.models import Range1d, Span
     from bokeh.plotting import figure
     options = dict(y_axis_type='log') if panel.y_log else {}

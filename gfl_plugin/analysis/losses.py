@@ -1,4 +1,4 @@
-"""The losses as curves over the predicted probability (GFL, arXiv:2006.04388, figure 5a), with sliders."""
+"""Draw the losses as curves over the predicted probability (GFL, arXiv:2006.04388, figure 5a), with sliders."""
 from typing import Any, Dict, List, Sequence
 
 import torch
@@ -17,22 +17,22 @@ FL_ALPHA, VFL_ALPHA = 0.25, 0.75  # the losses' defaults
 SETTINGS = dict(beta=2.0, gamma=2.0, y=0.5)
 RANGES = dict(beta=(0, 5, 0.1), gamma=(0, 5, 0.1), y=(0, 1, 0.01))  # first, last, step of each slider
 
-# The same numbers as `curves`, computed in the page while a slider moves; a test holds the two together.
+# Computes the numbers of `curves` in the page while a slider moves. A test checks that both agree.
 JAVASCRIPT = '''
 function curves(p, beta, gamma, y, betas, fl_alpha, vfl_alpha) {
     const result = {};
-    const sweep = (name, loss) => { result[name] = Array.from(p, loss); };
+    const add = (name, loss) => { result[name] = Array.from(p, loss); };
     const cross_entropy = (p, y) => -((1 - y) * Math.log(1 - p) + y * Math.log(p));
     const qfl = (beta) => (p) => Math.pow(Math.abs(y - p), beta) * cross_entropy(p, y);
     const label = y >= 0.5 ? 1 : 0;
     const alpha_t = label ? fl_alpha : 1 - fl_alpha;
-    sweep('FL', (p) => alpha_t * Math.pow(Math.abs(label - p), gamma) * cross_entropy(p, label));
-    sweep('QFL', qfl(beta));
-    sweep('VFL', (p) => (y > 0 ? y : vfl_alpha * Math.pow(p, gamma)) * cross_entropy(p, y));
-    sweep('DFL', (p) => -((1 - y) * Math.log(1 - p) + (y - 0) * Math.log(p)));
-    sweep('GFL', (p) => Math.pow(Math.abs(y - (0 * (1 - p) + 1 * p)), beta)
-                        * -((1 - y) * Math.log(1 - p) + (y - 0) * Math.log(p)));
-    for (const beta of betas) sweep('beta = ' + beta, qfl(beta));
+    add('FL', (p) => alpha_t * Math.pow(Math.abs(label - p), gamma) * cross_entropy(p, label));
+    add('QFL', qfl(beta));
+    add('VFL', (p) => (y > 0 ? y : vfl_alpha * Math.pow(p, gamma)) * cross_entropy(p, y));
+    add('DFL', (p) => -((1 - y) * Math.log(1 - p) + (y - 0) * Math.log(p)));
+    add('GFL', (p) => Math.pow(Math.abs(y - (0 * (1 - p) + 1 * p)), beta)
+                      * -((1 - y) * Math.log(1 - p) + (y - 0) * Math.log(p)));
+    for (const beta of betas) add('beta = ' + beta, qfl(beta));
     return result;
 }
 '''
@@ -47,14 +47,14 @@ DASHES = dict(DFL='dashed', GFL='dotted')
 
 
 def curves(p: Sequence[float], beta: float, gamma: float, y: float) -> Dict[str, List[float]]:
-    """FL, QFL, VFL, DFL and GFL at the probabilities p, and QFL at the betas of figure 5a.
+    """Compute FL, QFL, VFL, DFL and GFL at the probabilities p, and QFL at the betas of figure 5a.
 
-    FL knows labels alone: it gets 1 where y is at least one half, else 0. DFL is that of two bins with S_r = p.
+    FL takes only hard labels: 1 if y is at least one half, else 0. DFL has two bins, and S_r = p.
 
     Args:
-        p: In (0, 1).
-        beta: Of QFL and GFL, >= 0.
-        gamma: Of FL and VFL, >= 0.
+        p: Probabilities in (0, 1).
+        beta: Exponent of QFL and GFL, >= 0.
+        gamma: Exponent of FL and VFL, >= 0.
         y: The target, in [0, 1].
     """
     p = torch.tensor(p, dtype=torch.float64)
@@ -71,7 +71,7 @@ def curves(p: Sequence[float], beta: float, gamma: float, y: float) -> Dict[str,
 
 
 def measure(points: int = 199) -> Dict[str, Any]:
-    """The curves at the settings that the sliders start from."""
+    """Compute the curves at the initial settings of the sliders."""
     p = [(i + 1) / (points + 1) for i in range(points)]
     return dict(settings=SETTINGS, alpha=dict(FL=FL_ALPHA, VFL=VFL_ALPHA), p=p, losses=curves(p, **SETTINGS))
 
@@ -86,11 +86,11 @@ def chart(numbers: Dict[str, Any]) -> Chart:
         Panel('FL, QFL, VFL, DFL and GFL', layers=[
             Layer('line', p, losses[name], label, i, DASHES.get(name, 'solid'))
             for i, (name, label) in enumerate(LABELS.items())], **axes),
-    ], notes='QFL is GFL between 0 and 1, on which it lies; DFL is GFL at beta = 0.', columns=2)
+    ], notes='QFL is GFL between 0 and 1, so their curves coincide; DFL is GFL at beta = 0.', columns=2)
 
 
 def save_html(numbers: Dict[str, Any], path: str) -> None:
-    """The chart with a slider each for beta, gamma and y, which act at once."""
+    """Save the chart with sliders for beta, gamma and y, which redraw the curves at once."""
     from bokeh.layouts import column, row
     from bokeh.models import CustomJS, Slider
     drawn = chart(numbers)._replace(title='Losses over the predicted probability')

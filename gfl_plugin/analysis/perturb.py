@@ -1,8 +1,8 @@
-"""How far boxes move when features are disturbed: Dirac, Gaussian and General (GFL, arXiv:2006.04388, figure 10).
+"""Measure how far boxes move under feature noise: Dirac, Gaussian and General (GFL, arXiv:2006.04388, figure 10).
 
-The paper disturbs the feature in a simulation; here the noise is added to the maps that a trained head gets from its
-neck. It is Gaussian, its standard deviation a fraction, the strength, of that of the map that it is added to, so that
-models whose features differ in size are disturbed alike; each model gets the same draws.
+The paper simulates the noise. This study adds Gaussian noise to the maps that a trained head gets from its neck. The
+strength of the noise is its standard deviation, relative to the standard deviation of the map, so that models whose
+features differ in scale are disturbed equally. Each model gets the same random draws.
 """
 from functools import partial
 from typing import Any, Dict, List, NamedTuple, Sequence
@@ -19,34 +19,34 @@ STRENGTHS = (0.0, 0.1, 0.25, 0.5, 1.0, 1.5, 2.0)
 
 
 class Moved(NamedTuple):
-    """IoUs of the boxes of K positives at each of S strengths, (S, K) each."""
-    with_object: Tensor
-    with_calm: Tensor  # with the box of the same prior without noise
+    """IoUs of the boxes of K positives at S strengths, (S, K) each."""
+    with_object: Tensor  # IoU with the object
+    with_calm: Tensor  # IoU with the box that the same prior gives without noise
 
 
 def disturb(features: Sequence[Tensor], strength: float, seed: int) -> List[Tensor]:
-    """L maps with noise of ``strength`` standard deviations of each; the same draws for the same shapes and seed."""
-    generator = torch.Generator().manual_seed(seed)  # on the host: the same draws on every device
-    return [m + strength * m.std() * torch.randn(m.shape, generator=generator).to(m) for m in features]
+    """Add noise of ``strength`` standard deviations to each of L maps; equal shapes and seeds give equal draws."""
+    generator = torch.Generator().manual_seed(seed)  # on the CPU, so that every device gets the same draws
+    return [f + strength * f.std() * torch.randn(f.shape, generator=generator).to(f) for f in features]
 
 
 @torch.no_grad()
 def read_moved(head: GFLHead, scene: Scene, strengths: Sequence[float], seed: int) -> Moved:
-    """The moved boxes of one batch, for any quality and box, at strengths of which the first is 0.
+    """Read the moved boxes of one batch, for a head with any quality and any box. The first strength must be 0.
 
-    The positives are those without noise, at every strength.
+    At every strength the positives are those that are assigned without noise.
     """
     found, boxes = None, []
     for strength in strengths:
         pred = head.predictions(*head(disturb(scene.features, strength, seed)))
         found = found or find_positives(head, pred, scene)
-        boxes.append(head.boxes_at(pred, found.m, image_shapes(scene))[found.m.valid])
+        boxes.append(head.boxes_at(pred, found.matches, image_shapes(scene))[found.matches.valid])
     moved = torch.stack(boxes)
-    return Moved(iou(moved, found.boxes[found.m.valid]).cpu(), iou(moved, moved[0]).cpu())
+    return Moved(iou(moved, found.boxes[found.matches.valid]).cpu(), iou(moved, moved[0]).cpu())
 
 
 def measure(moved: Moved, strengths: Sequence[float]) -> Dict[str, Any]:
-    """The numbers of one model; errors are standard errors of the means over positives."""
+    """Compute the numbers of one model. Errors are standard errors of the means over positives."""
     count = moved.with_object.shape[1]
     drop = moved.with_object[:1] - moved.with_object
     return dict(
@@ -56,7 +56,7 @@ def measure(moved: Moved, strengths: Sequence[float]) -> Dict[str, Any]:
 
 
 def study(models: Sequence[Trained], with_ap: bool = False, strengths: Sequence[float] = STRENGTHS) -> Dict[str, Any]:
-    """The numbers of several models, by their names; with AP at each strength where it is asked for."""
+    """Compute the numbers of several models, by the names of the models; on request with AP at each strength."""
     result = {}
     for model in models:
         parts = [read_moved(model.head, scene, strengths, seed) for seed, scene in enumerate(model.scenes())]
@@ -75,10 +75,10 @@ def _detect(head: GFLHead, strength: float, scene: Scene, seed: int) -> list:
                                 rescale=True)
 
 
-# ---- for a reader ----
+# ---- figure and summary ----
 
 def chart(numbers: Dict[str, Any]) -> Chart:
-    """Curves over the strength, of all models."""
+    """Draw the curves of all models over the strength."""
     models = numbers['models']
     panels = []
     for key, title, y_label in (
@@ -90,8 +90,8 @@ def chart(numbers: Dict[str, Any]) -> Chart:
                   for i, (name, model) in enumerate(models.items()) if key in model]
         if layers:
             panels.append(Panel(title, 'noise [standard deviations of the feature map]', y_label, layers))
-    return Chart('Boxes of positives under feature noise', panels, 'Gaussian noise on the maps that the head gets, the '
-                 'same draws for each model', columns=2)
+    return Chart('Boxes of positives under feature noise', panels, 'Gaussian noise on the maps that the head gets, '
+                 'with the same draws for each model', columns=2)
 
 
 def summary(numbers: Dict[str, Any]) -> str:
@@ -99,8 +99,8 @@ def summary(numbers: Dict[str, Any]) -> str:
     for name, model in numbers['models'].items():
         drops = ', '.join(f'{drop:.4f} ± {error:.4f} at {s:g}' for s, drop, error in zip(
             model['strengths'], model['drop'], model['error_of_drop']) if s)
-        lines.append(f'{name} ({model["box"]}): of the IoU {model["iou_with_object"][0]:.3f} of {model["positives"]} '
-                     f'positives the noise takes {drops}')
+        lines.append(f'{name} ({model["box"]}): the IoU of {model["positives"]} positives is '
+                     f'{model["iou_with_object"][0]:.3f} without noise, and drops by {drops}')
         if 'ap' in model:
             lines.append('  AP ' + ', '.join(f'{ap:.3f} at {s:g}' for s, ap in zip(model['strengths'], model['ap'])))
     return '\n'.join(lines)

@@ -1,4 +1,4 @@
-"""What a score says of its box: predicted score against true IoU (GFL, arXiv:2006.04388, figure 2)."""
+"""Compare the predicted score with the true IoU of its box (GFL, arXiv:2006.04388, figure 2)."""
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
 import torch
@@ -8,6 +8,7 @@ from ..candidates import Candidates
 from ..functional.boxes import iou
 from ..functional.priors import PriorGrid
 from ..heads import GFLHead
+from ..predictions import Predictions
 from .charts import Chart, Layer, Panel
 from .reading import (
     Scene,
@@ -21,50 +22,59 @@ from .reading import (
     show_number,
 )
 
-LEAST_SCORE = 0.05  # of a detection, as in the configs' test_cfg: negatives below it can do no harm
+LEAST_SCORE = 0.05  # score_thr of the configs' test_cfg: negatives below it are never detections
 THRESHOLDS = (0.1, 0.3, 0.5)
-FRACTIONS = tuple(i / 50 for i in range(1, 101))  # of the number of positives: so many of the highest scores
-MISSES = 0.5  # a box of a lower IoU finds no object, by COCO's most lenient count
-SAMPLE = 1500  # points of a kind in a figure
+FRACTIONS = tuple(i / 50 for i in range(1, 101))  # numbers of scores looked at, per number of positives
+MISSES = 0.5  # a box with a lower IoU finds no object, even at COCO's most lenient threshold
+SAMPLE = 1500  # most positives, and most negatives, drawn as points in a figure
 
 
 class Scores(NamedTuple):
-    """Scores as detections are ranked by, and IoUs in [0, 1]; (N,) each."""
-    positive: Tensor  # at its object's class, of the K positives
-    positive_iou: Tensor  # of its box with its object
-    negative: Tensor  # highest of any class, of all negatives that reach LEAST_SCORE
-    negative_iou: Tensor  # of their boxes, with the nearest object of that class
-    negatives: int  # in all
-    branch: Optional[Tensor]  # what the branch says at all negatives, of a quality that has one
+    """Scores that rank detections, and IoUs in [0, 1]; (N,) each."""
+    positive: Tensor  # score of each positive for the class of its object
+    positive_iou: Tensor  # IoU of its box and its object
+    negative: Tensor  # highest score of each negative, of those that reach LEAST_SCORE
+    negative_iou: Tensor  # largest IoU of its box and an object of that class
+    negatives: int  # number of all negatives
+    branch: Optional[Tensor]  # output of the quality's branch at all negatives; None without a branch
 
 
 @torch.no_grad()
 def read_scores(head: GFLHead, scene: Scene) -> Scores:
-    """Those of one batch, for any pair of kinds.
+    """Read the scores of one batch, for a head with any quality and any box.
 
-    Positive is what the assigner would train as such; any other prior of the image is a negative, its neighbours
-    included, whose boxes are often good ones.
+    The positives are those that the assigner would train. Every other prior of the image is a negative, including the
+    neighbours of positives, whose boxes are often good.
     """
     pred = head.predictions(*head(scene.features))
-    (m, gt_boxes, labels), shapes = find_positives(head, pred, scene), image_shapes(scene)
-    scores, boxes = pred.scores(), head.boxes_at(pred, m, shapes)
+    (matches, gt_boxes, labels), shapes = find_positives(head, pred, scene), image_shapes(scene)
+    scores, boxes = scores_of_all(pred), head.boxes_at(pred, matches, shapes)
 
     counts = torch.ones(scores.shape[:2], dtype=torch.bool, device=scores.device)
-    if m.weight is not None:
-        counts &= m.weight > 0
-    counts[m.image[m.valid], m.prior[m.valid]] = False
+    if matches.cls_weight is not None:
+        counts &= matches.cls_weight > 0
+    counts[matches.image[matches.valid], matches.prior[matches.valid]] = False
     best = scores.max(2)
     negative = _by_level(counts & (best.values > LEAST_SCORE), best.indices, best.values, pred.grids)
     return Scores(
-        scores[m.image, m.prior, labels][m.valid].cpu(), iou(boxes, gt_boxes)[m.valid].cpu(), negative.score.cpu(),
+        scores[matches.image, matches.prior, labels][matches.valid].cpu(),
+        iou(boxes, gt_boxes)[matches.valid].cpu(), negative.score.cpu(),
         _best_iou(head.boxes_at(pred, negative, shapes), negative.label, negative.image, scene).cpu(),
         int(counts.sum()),
         None if pred.branch is None else
         torch.cat([b.flatten(1) for b in pred.branch], 1).float().sigmoid()[counts].cpu())
 
 
+def scores_of_all(pred: Predictions) -> Tensor:
+    """(B, P, C) scores that detections are ranked by, of every prior and class."""
+    scores = pred.logits().sigmoid()
+    if pred.branch is None:
+        return scores
+    return scores * torch.cat([b.flatten(1) for b in pred.branch], 1).float().sigmoid()[..., None]
+
+
 def _by_level(chosen: Tensor, label: Tensor, score: Tensor, grids: Sequence[PriorGrid]) -> Candidates:
-    """The chosen priors, grouped by level; each argument (B, P)."""
+    """Group the chosen priors by level; ``chosen``, ``label`` and ``score`` are (B, P)."""
     image, prior = chosen.nonzero(as_tuple=True)
     order = prior.argsort(stable=True)
     image, prior = image[order], prior[order]
@@ -73,7 +83,7 @@ def _by_level(chosen: Tensor, label: Tensor, score: Tensor, grids: Sequence[Prio
 
 
 def _best_iou(boxes: Tensor, labels: Tensor, image: Tensor, scene: Scene) -> Tensor:
-    """(N,) the largest IoU of each box with an object of its class in its image, crowds left out; 0 without one."""
+    """Compute the largest IoU (N,) of each box and an object of its class and image, no crowds; 0 if there is none."""
     result = boxes.new_zeros(len(boxes))
     for index, objects in enumerate(scene.objects):
         mine = image == index
@@ -84,14 +94,14 @@ def _best_iou(boxes: Tensor, labels: Tensor, image: Tensor, scene: Scene) -> Ten
 
 
 def join(parts: Sequence[Scores]) -> Scores:
-    """The scores of several batches."""
+    """Join the scores of several batches."""
     columns = list(zip(*parts))
     branch = None if parts[0].branch is None else torch.cat(columns[5])
     return Scores(*map(torch.cat, columns[:4]), sum(columns[4]), branch)
 
 
 def measure(scores: Scores) -> Dict[str, Any]:
-    """The numbers of one model."""
+    """Compute the numbers of one model."""
     detections = torch.cat([scores.positive, scores.negative]), torch.cat([scores.positive_iou, scores.negative_iou])
     reached = detections[0] > LEAST_SCORE
     result = dict(
@@ -115,9 +125,9 @@ def measure(scores: Scores) -> Dict[str, Any]:
 
 
 def rank_negatives(scores: Scores) -> List[Dict[str, float]]:
-    """Of the highest scores, as many as a fraction of the positives, how many are negatives, and negatives that miss.
+    """Compute the share of negatives, and of negatives that miss, among the highest scores, for each of FRACTIONS.
 
-    Unlike a share above a threshold this can be compared between models whose scores differ in size.
+    Models whose scores differ in scale can be compared this way, which a share above a threshold does not allow.
     """
     score = torch.cat([scores.positive, scores.negative])
     negative = torch.arange(len(score)) >= len(scores.positive)
@@ -131,7 +141,7 @@ def rank_negatives(scores: Scores) -> List[Dict[str, float]]:
 
 
 def study(models: Sequence[Trained]) -> Dict[str, Any]:
-    """The numbers of several models, by their names."""
+    """Compute the numbers of several models, by the names of the models."""
     result = {}
     for model in models:
         scores = join([read_scores(model.head, scene) for scene in model.scenes()])
@@ -140,10 +150,10 @@ def study(models: Sequence[Trained]) -> Dict[str, Any]:
     return dict(models=result)
 
 
-# ---- for a reader ----
+# ---- figure and summary ----
 
 def chart(numbers: Dict[str, Any]) -> Chart:
-    """A scatter a model, and how many negatives that miss each ranks high."""
+    """Draw a scatter plot for each model, and curves of how many negatives that miss rank high."""
     panels: List[Panel] = []
     for name, model in numbers['models'].items():
         layers = [Layer('points', model['sample'][kind]['iou'], model['sample'][kind]['score'], f'{kind} (sample)', i)
@@ -158,8 +168,8 @@ def chart(numbers: Dict[str, Any]) -> Chart:
                         'highest scores looked at [% of the number of positives]', 'negatives that miss [% of these]',
                         curves, (0, 200)))
     return Chart('Predicted score against true IoU', panels,
-                 f'Points: at most {SAMPLE} positives and {SAMPLE} negatives above a score of {LEAST_SCORE:g} a model, '
-                 'drawn by chance with seed 0; numbers are of all')
+                 f'Points of a model: a random sample (seed 0) of at most {SAMPLE} positives and {SAMPLE} negatives '
+                 f'above a score of {LEAST_SCORE:g}; the numbers use all')
 
 
 def summary(numbers: Dict[str, Any]) -> str:

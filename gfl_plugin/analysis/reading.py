@@ -1,4 +1,4 @@
-"""A trained detector's head beside the data that it is asked about."""
+"""Read a trained detector's predictions and positives on a data set."""
 from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence
 
 import torch
@@ -12,7 +12,7 @@ from ..predictions import Predictions
 
 
 class Scene(NamedTuple):
-    """A batch as the head gets it; objects are in pixels of the network's input."""
+    """A batch as the head gets it. Boxes are in pixels of the network's input."""
     features: List[Tensor]  # L maps (B, ., H, W)
     objects: List[InstanceData]  # B, with ``bboxes`` (G, 4) and ``labels`` (G,)
     ignored: List[InstanceData]  # B, with ``bboxes``
@@ -21,22 +21,22 @@ class Scene(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """A detector to be studied, and its data."""
+    """A detector to study, and its data."""
     name: str
     head: GFLHead
     scenes: Callable[[], Iterator[Scene]]
-    # AP of what a function of a scene and its number detects; boxes in pixels of the original image.
+    # Computes AP. Its argument maps a scene and its number to detections, with boxes in pixels of the original image.
     average_precision: Callable[[Callable[[Scene, int], List[InstanceData]]], float]
 
 
 @torch.no_grad()
 def read_scenes(model, loader: Iterable, images: int) -> Iterator[Scene]:
-    """The first images of a loader, batch by batch, through preprocessor, backbone and neck.
+    """Run the first images of a loader, batch by batch, through preprocessor, backbone and neck.
 
     Args:
         model: A single-stage detector, in evaluation mode.
-        loader: Of a pipeline that loads boxes before it resizes.
-        images: How many, rounded up to whole batches.
+        loader: A loader whose pipeline loads the boxes before it resizes the image.
+        images: Number of images, rounded up to whole batches.
     """
     seen = 0
     for batch in loader:
@@ -50,35 +50,35 @@ def read_scenes(model, loader: Iterable, images: int) -> Iterator[Scene]:
 
 
 class Found(NamedTuple):
-    """The priors that training would take as positives, and their objects."""
-    m: Matches  # K slots, with ``valid`` as a mask in any case
+    """The priors that training would use as positives, and their objects."""
+    matches: Matches  # K slots; ``valid`` is never None here
     boxes: Tensor  # (K, 4) ground truth, pixels of the network's input
     labels: Tensor  # (K,)
 
 
 def find_positives(head: GFLHead, pred: Predictions, scene: Scene) -> Found:
-    """The positives that training would take."""
+    """Find the positives that training would use."""
     truth: GroundTruths = head.ground_truths(pred.grids, scene.objects, scene.metas, scene.ignored)
-    m = head.match(pred, truth)
-    if m.valid is None:
-        m = m._replace(valid=torch.ones_like(m.gt, dtype=torch.bool))
-    return Found(m, truth.boxes[m.gt], truth.labels[m.gt])
+    matches = head.match(pred, truth)
+    if matches.valid is None:
+        matches = matches._replace(valid=torch.ones_like(matches.gt, dtype=torch.bool))
+    return Found(matches, truth.boxes[matches.gt], truth.labels[matches.gt])
 
 
 def image_shapes(scene: Scene) -> List[Sequence[int]]:
-    """B heights and widths without padding, pixels."""
+    """List the (height, width) of each image without padding, pixels."""
     return [meta['img_shape'][:2] for meta in scene.metas]
 
 
 def sample_of(columns: Dict[str, Tensor], most: int, seed: int = 0) -> Dict[str, Any]:
-    """At most so many rows, by chance and always the same ones, of columns (N,), rounded to four digits."""
+    """Sample at most ``most`` rows of columns (N,) with a fixed seed, and round them to four digits."""
     count = len(next(iter(columns.values())))
     chosen = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:most].sort().values
     return {name: [round(value, 4) for value in column[chosen].tolist()] for name, column in columns.items()}
 
 
 def rank_correlation(a: Tensor, b: Tensor) -> Optional[float]:
-    """Spearman's, of two (N,); None where it is not defined: fewer than three rows, or all of one value."""
+    """Compute Spearman's correlation of two (N,); None for fewer than three rows or for constant values."""
     from scipy.stats import spearmanr
     if len(a) < 3 or a.unique().numel() < 2 or b.unique().numel() < 2:
         return None
@@ -86,14 +86,14 @@ def rank_correlation(a: Tensor, b: Tensor) -> Optional[float]:
 
 
 def require_positives(positives: Tensor, model: str) -> None:
-    """Raise where there is nothing to study.
+    """Raise an error if there is nothing to study.
 
     Raises:
-        SetupError: There is no positive, (0,).
+        SetupError: There are no positives.
     """
     if not len(positives):
-        raise SetupError(f'The images that {model} is studied on hold no object with a positive prior: take more of '
-                         'them, by --images')
+        raise SetupError(f'The images that {model} is studied on hold no object with a positive prior: use more '
+                         'images, with --images')
 
 
 def show_number(value: Optional[float]) -> str:
@@ -101,5 +101,5 @@ def show_number(value: Optional[float]) -> str:
 
 
 def share(mask: Tensor) -> float:
-    """Of an (N,) bool; 0 of none."""
+    """Compute the share of True in (N,) bool; 0 for an empty mask."""
     return mask.double().mean().item() if len(mask) else 0.0

@@ -1,4 +1,4 @@
-"""How far the sides of objects lie from the priors that ATSS makes positive, and what reg_max cuts off."""
+"""Measure how far the sides of objects lie from their positive priors, and how many targets reg_max cuts off."""
 import math
 from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
@@ -14,30 +14,30 @@ from ..functional.priors import read_priors
 from ..predictions import Predictions
 from .charts import Chart, Layer, Panel
 
-TOLERATED = 0.01  # share of targets that may be cut, or of objects without a positive
+TOLERATED = 0.01  # largest acceptable share of cut targets, and of objects without a positive
 
 
 class Objects(NamedTuple):
-    """One image's."""
+    """The objects of one image."""
     size: Tuple[int, int]  # width and height, pixels
     boxes: Tensor  # (G, 4) x1, y1, x2, y2, pixels
 
 
 class Resize(NamedTuple):
-    """What happens to an image before it reaches the network."""
-    scale: Optional[Tuple[int, int]]  # pixels, to fit into, long side to long side; None to leave it as it is
+    """How an image is resized and padded before it reaches the network."""
+    scale: Optional[Tuple[int, int]]  # (long, short) side to fit into, pixels; None: no resize
     keep_ratio: bool = True
-    divisor: int = 1  # sides are padded to multiples of it
+    divisor: int = 1  # sides are padded to multiples of this
 
     def apply(self, objects: Objects) -> Objects:
-        """As MMDetection's Resize: sizes are rounded, boxes follow the rounded sizes and are cut to the image."""
+        """Resize as MMDetection does: round the size, scale boxes by the rounded size, and clip them to the image."""
         if self.scale is None:
             size = objects.size
         else:
             size = mmcv.rescale_size(objects.size, tuple(self.scale)) if self.keep_ratio else tuple(self.scale)
-        factor = torch.tensor([new / old for new, old in zip(size, objects.size)]).repeat(2)
+        scale_factor = torch.tensor([new / old for new, old in zip(size, objects.size)]).repeat(2)
         shape = torch.tensor(size[::-1])
-        return Objects(size, clip_boxes(objects.boxes * factor, shape))
+        return Objects(size, clip_boxes(objects.boxes * scale_factor, shape))
 
     def pad(self, size: Tuple[int, int]) -> Tuple[int, int]:
         width, height = (math.ceil(side / self.divisor) * self.divisor for side in size)
@@ -46,7 +46,7 @@ class Resize(NamedTuple):
 
 class Reach(NamedTuple):
     """The regression targets of a data set."""
-    distances: List[Tensor]  # L of (K, 4), left, top, right and bottom, strides
+    distances: List[Tensor]  # L of (K, 4): left, top, right, bottom, in strides
     images: int
     objects: int
     missed: int  # objects without a positive prior
@@ -55,10 +55,10 @@ class Reach(NamedTuple):
 # ---- data ----
 
 def objects_of_file(path: str) -> List[Objects]:
-    """Those of a COCO-format annotation file; its images need not be there.
+    """Read the objects of a COCO-format annotation file, without its images.
 
     Raises:
-        SetupError: It cannot be read, or an entry is malformed.
+        SetupError: The file cannot be read, or an entry is malformed.
     """
     content = rules.read_annotations(path)
     rules.refuse(list(rules.find_malformed(content)), path)
@@ -71,7 +71,7 @@ def objects_of_file(path: str) -> List[Objects]:
 
 
 def objects_of_dataset(dataset) -> List[Objects]:
-    """Those that an MMDetection data set trains on."""
+    """Read the objects that an MMDetection data set trains on."""
     result = []
     for index in range(len(dataset)):
         info = dataset.get_data_info(index)
@@ -83,20 +83,20 @@ def objects_of_dataset(dataset) -> List[Objects]:
 # ---- numbers ----
 
 class _NoMaps:
-    """Stands for the head's maps, which this study does not compute."""
+    """Placeholder for the head's maps, which this study does not compute."""
 
     def __iter__(self):
-        raise SetupError('The assigner of this config looks at predictions, and this study makes none: take a config '
+        raise SetupError('The assigner of this config needs predictions, and this study computes none: use a config '
                          'with gfl_plugin.ATSSAssigner')
 
 
 def read_reach(head, images: Iterable[Objects], resize: Resize) -> Reach:
-    """What ``head`` would regress, by its own priors and assigner, of each image by itself.
+    """Compute what ``head`` would regress with its own priors and assigner, one image at a time.
 
     Args:
-        head: A GFLHead, for which no layer is called.
-        images: The objects.
-        resize: What happens to them first.
+        head: A GFLHead. None of its layers is called.
+        images: The objects of each image.
+        resize: How each image is resized first.
     """
     strides = head.prior_generator.strides
     levels: List[List[Tensor]] = [[torch.zeros(0, 4)] for _ in strides]
@@ -111,23 +111,23 @@ def read_reach(head, images: Iterable[Objects], resize: Resize) -> Reach:
                                   for s in strides])
         truth = head.ground_truths(grids, [InstanceData(bboxes=boxes, labels=torch.zeros(len(boxes)).long())],
                                    [dict(img_shape=size[::-1], pad_shape=padded[::-1])])
-        m = head.match(Predictions(_NoMaps(), _NoMaps(), None, grids), truth)
-        priors = read_priors(grids, m)
-        distances = side_distances(priors.center, truth.boxes[m.gt]) / priors.stride.repeat(1, 2)
-        for level, part in zip(levels, distances.split(m.sizes)):
+        matches = head.match(Predictions(_NoMaps(), _NoMaps(), None, grids), truth)
+        priors = read_priors(grids, matches)
+        distances = side_distances(priors.center, truth.boxes[matches.gt]) / priors.stride.repeat(1, 2)
+        for level, part in zip(levels, distances.split(matches.sizes)):
             level.append(part)
         objects += len(boxes)
-        missed += len(boxes) - len(m.gt.unique())
+        missed += len(boxes) - len(matches.gt.unique())
     return Reach([torch.cat(level) for level in levels], count, objects, missed)
 
 
 def measure(reach: Reach, strides: Sequence[float], reg_max: Optional[int]) -> Dict[str, Any]:
-    """The numbers of the study.
+    """Compute the numbers of the study.
 
     Args:
         reach: The targets.
-        strides: Of the L levels, pixels.
-        reg_max: n; None for a box that is no distribution over bins, of which nothing is cut.
+        strides: The strides of the L levels, pixels.
+        reg_max: n; None for a box without bins, which cuts off nothing.
     """
     levels = [dict(stride=stride, **_measure_level(part, reg_max)) for stride, part in zip(strides, reach.distances)]
     every = _measure_level(torch.cat(reach.distances), reg_max)
@@ -140,7 +140,7 @@ def measure(reach: Reach, strides: Sequence[float], reg_max: Optional[int]) -> D
 
 
 def _measure_level(distances: Tensor, reg_max: Optional[int]) -> Dict[str, Any]:
-    """Of (K, 4) distances in strides; ``histogram[i]`` counts the targets from i to i + 1."""
+    """Measure (K, 4) distances in strides. ``histogram[i]`` counts the targets from i to i + 1."""
     targets = distances.flatten()
     histogram = targets.floor().long().clamp(min=0).bincount().tolist()
     shares = cut_shares(distances)
@@ -156,7 +156,7 @@ def _measure_level(distances: Tensor, reg_max: Optional[int]) -> Dict[str, Any]:
 
 
 def cut_shares(distances: Tensor) -> List[float]:
-    """The share of targets (K, 4), in strides, that reg_max = 1, 2, ... cuts off, to the first that cuts none."""
+    """Compute the share of targets (K, 4), strides, cut off by reg_max = 1, 2, ... up to the first that cuts none."""
     if not len(distances):
         return []
     ordered = distances.flatten().sort().values
@@ -166,16 +166,16 @@ def cut_shares(distances: Tensor) -> List[float]:
 
 
 def recommend_strides(numbers: Dict[str, Any]) -> Dict[str, Any]:
-    """The strides of the levels that these data ask for, by three rules, each with its reason.
+    """Recommend strides for these data by three rules, and give the reasons.
 
-    A level at either end that no object uses goes. A finer one comes where more than 1% of the objects have no positive
-    prior: mostly no centre of one lies in them. A coarser one comes where more than 1% of the targets of the coarsest
-    level are cut: its objects are too large for it.
+    Drop levels at either end that no object uses. Add a finer level if more than 1% of the objects have no positive
+    prior; mostly these objects lie between the centres of the priors. Add a coarser level if more than 1% of the
+    targets of the coarsest level are cut, because its objects are too large for it.
     """
     levels, reasons = numbers['levels'], []
     used = [level['positives'] > 0 for level in levels]
     if not any(used):
-        return dict(strides=numbers['strides'], reasons=['there is no positive at all'])
+        return dict(strides=numbers['strides'], reasons=['there are no positives'])
     first, last = used.index(True), len(used) - 1 - used[::-1].index(True)
     strides = [level['stride'] for level in levels[first:last + 1]]
     idle = [level['stride'] for level in levels[:first] + levels[last + 1:]]
@@ -183,7 +183,7 @@ def recommend_strides(numbers: Dict[str, Any]) -> Dict[str, Any]:
         reasons.append(f'no object uses {_name_levels(idle)}')
     missed = numbers['objects_without_positive'] / numbers['objects']
     if missed > TOLERATED:
-        reasons.append(f'{missed:.1%} of the objects have no positive prior: a finer level would have centres in them')
+        reasons.append(f'{missed:.1%} of the objects have no positive prior: a finer level would put some inside')
         strides.insert(0, strides[0] // 2 if strides[0] % 2 == 0 else strides[0] / 2)
     if levels[last].get('cut_share', 0) > TOLERATED:
         reasons.append(f'{levels[last]["cut_share"]:.1%} of the targets at {_name_levels([strides[-1]])} are cut: a '
@@ -204,21 +204,21 @@ def _warn(numbers: Dict[str, Any]) -> Optional[str]:
         return None
     shares = ', '.join(f'{part["cut_share"]:.1%} at {name}' for name, part in parts)
     return (f'reg_max = {numbers["reg_max"]} cuts off more than {TOLERATED:.0%} of the targets: {shares}. '
-            f'reg_max = {numbers["recommended"]["reg_max"]} would do everywhere')
+            f'reg_max = {numbers["recommended"]["reg_max"]} would be enough at every level')
 
 
 def study(build_head: Callable[[Optional[Sequence[float]]], Any], images: Sequence[Objects], resize: Resize,
           reg_max: Optional[int] = None) -> Dict[str, Any]:
-    """The numbers of a data set; strides that are recommended instead of the head's own are tried, too.
+    """Compute the numbers of a data set. If other strides than the head's own are recommended, try them too.
 
-    They are taken back where they would leave more objects without a positive: a level that no object uses may still
-    be needed, for ATSS counts its candidates in the threshold of every object.
+    The recommendation is withdrawn if the other strides leave more objects without a positive. That can happen, because
+    ATSS computes the threshold of an object from candidates of every level, even of levels that no object uses.
 
     Args:
-        build_head: Gives a GFLHead with levels of these strides, or with its own.
-        images: The data set.
-        resize: What happens to an image first.
-        reg_max: n, instead of the head's.
+        build_head: Builds a GFLHead with levels of the given strides, or with its own for None.
+        images: The objects of each image of the data set.
+        resize: How each image is resized first.
+        reg_max: n; by default, that of the head.
     """
     head = build_head(None)
     strides = [stride[0] for stride in head.prior_generator.strides]
@@ -235,16 +235,16 @@ def study(build_head: Callable[[Optional[Sequence[float]]], Any], images: Sequen
         if after > before:
             recommended['strides'] = strides
             recommended['reasons'].append(f'but with {_name_levels(recommended["tried"]["strides"])} {after} objects '
-                                          f'instead of {before} would have no positive prior: the levels stay')
+                                          f'instead of {before} would have no positive prior, so the levels stay')
     return numbers
 
 
-# ---- for a reader ----
+# ---- figure and summary ----
 
 def chart(numbers: Dict[str, Any]) -> Chart:
-    """A histogram a level, and the share that each reg_max would cut."""
+    """Draw a histogram for each level, and the share of targets that each reg_max would cut off."""
     reg_max, panels = numbers['reg_max'], []
-    x_range = (0, 1 + max(len(numbers['all']['histogram']), reg_max or 0))  # of all, to be compared
+    x_range = (0, 1 + max(len(numbers['all']['histogram']), reg_max or 0))  # the same for all levels, to compare them
     for i, level in enumerate(numbers['levels']):
         cut = '' if reg_max is None else f', {level["cut_share"]:.1%} cut'
         panels.append(Panel(
@@ -271,7 +271,7 @@ def _fold(text: str) -> str:
 
 
 def summary(numbers: Dict[str, Any]) -> str:
-    """A table for a terminal."""
+    """Format the numbers as a table for a terminal."""
     rows = [('stride', 'positives', 'largest target', 'cut off', 'reg_max for 1%')]
     for level in (*numbers['levels'], dict(numbers['all'], stride=None)):
         rows.append(('all' if level['stride'] is None else f'{level["stride"]:g}', str(level['positives']),

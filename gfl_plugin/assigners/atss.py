@@ -23,7 +23,7 @@ def window(topk: int) -> Tuple[Tuple[int, int], ...]:
     return tuple((x, y) for y in reach for x in reach if (abs(x) + 1) * (abs(y) + 1) <= topk)
 
 
-def nearest_priors(grids: Sequence[PriorGrid], ranges: Sequence[Sequence[CellRange]], gt_boxes: Tensor,
+def nearest_priors(grids: Sequence[PriorGrid], usable_cells: Sequence[Sequence[CellRange]], gt_boxes: Tensor,
                    gt_image: Tensor, topk: int) -> Tuple[Tensor, Tensor, Tensor]:
     """The ``topk`` priors of each level nearest to the centre of each ground truth, found from the regular grid.
 
@@ -31,9 +31,10 @@ def nearest_priors(grids: Sequence[PriorGrid], ranges: Sequence[Sequence[CellRan
 
     Args:
         grids: L levels.
-        ranges: For each of B images, the usable cells of each level.
+        usable_cells: For each of B images, the usable cells of each level.
         gt_boxes: (G, 4), pixels.
-        gt_image: (G,).
+        gt_image: (G,) index of the image of each.
+        topk: How many priors of each level.
 
     Returns:
         Index of the prior, (G, L*topk); its box, (G, L*topk, 4), pixels; and whether it is valid, (G, L*topk) bool. A
@@ -43,7 +44,7 @@ def nearest_priors(grids: Sequence[PriorGrid], ranges: Sequence[Sequence[CellRan
     geometry = torch.tensor([[*g.base, *g.stride, g.start, g.width] for g in grids]).to(device, non_blocking=True)
     base, stride, start, width = geometry.split([4, 2, 1, 1], 1)  # (L, ...)
     offsets = torch.tensor(window(topk)).to(device, non_blocking=True)  # (O, 2)
-    limits = torch.tensor(ranges).to(device, non_blocking=True)[gt_image]
+    limits = torch.tensor(usable_cells).to(device, non_blocking=True)[gt_image]
     low, high = limits[..., None, :2], limits[..., None, 2:]  # (G, L, 1, 2)
 
     center = box_center(gt_boxes)[:, None]  # (G, 1, 2)
@@ -108,9 +109,9 @@ class ATSSAssigner:
 
     def match(self, grids: Sequence[PriorGrid], truth: GroundTruths, peek: Optional[Peek] = None) -> Matches:
         """Match the priors of L grids to all ground truths of a batch at once."""
-        prior, boxes, valid = nearest_priors(grids, truth.ranges, truth.boxes, truth.image, self.topk)
+        prior, boxes, valid = nearest_priors(grids, truth.usable_cells, truth.boxes, truth.image, self.topk)
         positive, overlap = select_positives(boxes, valid, truth.boxes)
-        key = truth.image[:, None] * num_priors(grids) + prior
+        key, positive = truth.image[:, None] * num_priors(grids) + prior, positive & truth.is_class[:, None]
         positive = resolve_conflicts(key, positive, overlap, len(truth.counts) * num_priors(grids))
         gt = torch.arange(len(prior), device=prior.device)[:, None].expand_as(prior)
         # (G, L*topk) to (L, G*topk): the slots of each level.

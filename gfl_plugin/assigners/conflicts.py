@@ -6,6 +6,7 @@ from torch import Tensor
 
 # The centre of a positive prior is inside its ground truth by more than this, in pixels (MMDetection's constant).
 INSIDE_BY = 0.01
+PLAIN_IOU = dict(mode='iou', dtype=None)  # settings of MMDetection's BboxOverlaps2D
 
 
 def resolve_conflicts(key: Tensor, positive: Tensor, overlap: Tensor, num_keys: int) -> Tensor:
@@ -15,6 +16,7 @@ def resolve_conflicts(key: Tensor, positive: Tensor, overlap: Tensor, num_keys: 
         key: (G, K) prior of each candidate, numbered over all images, 0..num_keys-1.
         positive: (G, K) bool.
         overlap: (G, K) IoUs.
+        num_keys: How many priors there are in all images.
 
     Returns:
         (G, K) bool, True at most once for each key.
@@ -30,12 +32,18 @@ def resolve_conflicts(key: Tensor, positive: Tensor, overlap: Tensor, num_keys: 
 
 
 def require_iou(iou_calculator: Optional[dict]) -> None:
-    """Check that a config of MMDetection's ``iou_calculator`` asks for the plain IoU.
+    """Check that a config of MMDetection's ``iou_calculator`` asks for the plain IoU in fp32, under any scope.
 
     Raises:
         ValueError: It asks for something else.
     """
-    name = None if iou_calculator is None else str(iou_calculator.get('type'))
-    if name is not None and name.rpartition('.')[2] != 'BboxOverlaps2D':
-        raise ValueError(f'iou_calculator={name} is not supported: this assigner measures the IoU itself, as '
-                         'BboxOverlaps2D does. Use MMDetection\'s assigner for another measure')
+    if iou_calculator is None:
+        return
+    settings = dict(iou_calculator) if isinstance(iou_calculator, dict) else dict(type=iou_calculator)
+    kind = settings.pop('type', None)
+    name = kind if isinstance(kind, str) else getattr(kind, '__name__', '')
+    for ignored in ('_scope_', 'scale'):  # the scale is for fp16
+        settings.pop(ignored, None)
+    if name.rpartition('.')[2] != 'BboxOverlaps2D' or {**PLAIN_IOU, **settings} != PLAIN_IOU:
+        raise ValueError(f'iou_calculator={iou_calculator!r} is not supported: this assigner measures the IoU in fp32, '
+                         'as dict(type=\'BboxOverlaps2D\') does. Use MMDetection\'s assigner for another measure')

@@ -4,7 +4,7 @@ from typing import Callable, NamedTuple, Optional, Sequence
 import torch
 from torch import Tensor
 
-from ..functional.boxes import box_center, ciou, iou, side_distances
+from ..functional.boxes import ciou, iou, side_distances
 from ..functional.priors import PriorGrid, all_priors, num_priors, usable_priors
 from ..matches import GroundTruths, Matches
 from ..predictions import Peek
@@ -13,8 +13,8 @@ from .conflicts import INSIDE_BY, require_iou, resolve_conflicts
 
 # Pairs of a ground truth and a prior that are compared at a time. It bounds the memory, which (G, P) would not.
 PAIRS = 1 << 22
-# Settings of each variant: topk, alpha, beta.
-VARIANTS = dict(tood=(13, 1.0, 6.0), yolov8=(10, 0.5, 6.0))
+# Settings of each variant: topk, alpha, beta, and what is added to t's maximum where it is divided by.
+VARIANTS = dict(tood=(13, 1.0, 6.0, 1e-7), yolov8=(10, 0.5, 6.0, 1e-9))
 
 
 class Alignment(NamedTuple):
@@ -36,7 +36,8 @@ class TaskAlignedAssigner:
         topk, alpha, beta: By default those of the variant.
         variant: ``'tood'`` takes the best of all priors and keeps those with their centre inside the object, as
             MMDetection does, with topk 13, alpha 1, beta 6. ``'yolov8'`` takes the best of the priors with their centre
-            inside, measures by CIoU, and has topk 10, alpha 0.5, beta 6.
+            inside, measures by CIoU, and has topk 10, alpha 0.5, beta 6. Its CIoU is MMDetection's, without the
+            aspect term up to an IoU of 0.5.
         iou_calculator: Accepted for MMDetection's configs; it must compute the IoU.
 
     Raises:
@@ -48,8 +49,9 @@ class TaskAlignedAssigner:
         if variant not in VARIANTS:
             raise ValueError(f'variant={variant!r} of TaskAlignedAssigner is not one of {list(VARIANTS)}')
         require_iou(iou_calculator)
-        self.topk, self.alpha, self.beta = (default if given is None else given for given, default in
-                                            zip((topk, alpha, beta), VARIANTS[variant]))
+        *defaults, self.eps = VARIANTS[variant]
+        self.topk, self.alpha, self.beta = (default if given is None else given
+                                            for given, default in zip((topk, alpha, beta), defaults))
         if self.topk < 1:
             raise ValueError(f'topk={topk} is below 1')
         self.inside_first = variant == 'yolov8'
@@ -57,12 +59,14 @@ class TaskAlignedAssigner:
 
     def match(self, grids: Sequence[PriorGrid], truth: GroundTruths, peek: Peek) -> Matches:
         """Match the priors of L grids to all ground truths of a batch, by what the head predicts."""
-        found = self.align(all_priors(grids, truth.boxes.device).center,
-                           usable_priors(grids, truth.ranges, truth.boxes.device), peek.boxes, peek.scores_of, truth)
+        device = truth.boxes.device
+        found = self.align(all_priors(grids, device).center, usable_priors(grids, truth.usable_cells, device),
+                           peek.boxes, peek.scores_of, truth)
         key = truth.image[:, None] * num_priors(grids) + found.prior
-        positive = resolve_conflicts(key, found.metric > 0, found.overlap, len(truth.counts) * num_priors(grids))
+        positive = (found.metric > 0) & truth.is_class[:, None]
+        positive = resolve_conflicts(key, positive, found.overlap, len(truth.counts) * num_priors(grids))
         gt = torch.arange(len(key), device=key.device)[:, None].expand_as(key)
-        score = scale_to_overlap(found.metric, found.overlap, positive)
+        score = scale_to_overlap(found.metric, found.overlap, positive, self.eps)
         return Matches.of(grids, truth, *(x.flatten() for x in (found.prior, gt, positive, score)))
 
     def align(self, center: Tensor, usable: Optional[Tensor], boxes: Tensor,
@@ -81,7 +85,10 @@ class TaskAlignedAssigner:
                  zip(*(x.split(chunk) for x in (truth.boxes, truth.labels * truth.is_class, truth.image)))]
         return Alignment(*map(torch.cat, zip(*parts)))
 
-    def _align_chunk(self, center, usable, boxes, scores_of, gt_boxes, gt_labels, gt_image) -> Alignment:
+    def _align_chunk(self, center: Tensor, usable: Optional[Tensor], boxes: Tensor,
+                     scores_of: Callable[[Tensor, Tensor], Tensor], gt_boxes: Tensor, gt_labels: Tensor,
+                     gt_image: Tensor) -> Alignment:
+        """:meth:`align` of N ground truths: boxes (N, 4), labels (N,) that are classes, images (N,)."""
         overlap = self.overlap_of(boxes[gt_image], gt_boxes[:, None])  # (N, P)
         metric = scores_of(gt_image, gt_labels)**self.alpha * overlap**self.beta
         inside = side_distances(center, gt_boxes[:, None]).amin(-1) > INSIDE_BY
@@ -93,10 +100,13 @@ class TaskAlignedAssigner:
         return Alignment(prior, metric, overlap.gather(1, prior))
 
 
-def scale_to_overlap(metric: Tensor, overlap: Tensor, positive: Tensor) -> Tensor:
-    """t scaled to the largest IoU of each ground truth, (G, K), 0 where not positive (TOOD, section 3.2.2)."""
+def scale_to_overlap(metric: Tensor, overlap: Tensor, positive: Tensor, eps: float) -> Tensor:
+    """t scaled to the largest IoU of each ground truth, (G, K), 0 where not positive (TOOD, section 3.2.2).
+
+    ``eps`` matters as long as predictions are poor: it makes the scores of objects with a tiny t smaller still.
+    """
     metric, overlap = (torch.where(positive, x, 0) for x in (metric, overlap))
-    return metric / (metric.amax(1, keepdim=True) + 1e-7) * overlap.amax(1, keepdim=True)
+    return metric / (metric.amax(1, keepdim=True) + eps) * overlap.amax(1, keepdim=True)
 
 
 def _positive_ciou(boxes1: Tensor, boxes2: Tensor) -> Tensor:

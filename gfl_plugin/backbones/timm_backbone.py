@@ -48,8 +48,8 @@ class TIMMBackbone(BaseModule):
                  norm_eval: bool = False, init_cfg=None, **options: Any) -> None:
         super().__init__(init_cfg)
         if 'out_indices' in options:
-            raise SetupError(f'Choose the levels of timm\'s {model_name} by strides, such as strides=(8, 16, 32), and not '
-                             'by out_indices')
+            raise SetupError(f'Choose the levels of timm\'s {model_name} by strides, such as strides=(8, 16, 32), and '
+                             'not by out_indices')
         self.model_name, self.pretrained, self.norm_eval, self.options = model_name, pretrained, norm_eval, options
         every_stride = self._create().feature_info.reduction()
         if not set(strides) <= set(every_stride):

@@ -33,16 +33,16 @@ class Box(nn.Module):
     Raises:
         SetupError: ``bbox_coder`` is of another type.
     """
-    reg_layer, coder = 'gfl_reg', 'DistancePointBBoxCoder'
+    reg_layer, coder = 'gfl_reg', DistancePointBBoxCoder
     channels: int
 
     def __init__(self, bbox_coder: Optional[ConfigType] = None) -> None:
         super().__init__()
-        self.bbox_coder = TASK_UTILS.build(bbox_coder or dict(type=f'mmdet.{self.coder}'))
-        given = type(self.bbox_coder).__name__
-        if given != self.coder:
-            raise SetupError(f'box={type(self).__name__} decodes as {self.coder} does, and bbox_coder is a {given}: use '
-                             'the former, or another box')
+        self.bbox_coder = TASK_UTILS.build(bbox_coder or dict(type=self.coder))
+        given = type(self.bbox_coder)
+        if given is not self.coder:
+            raise SetupError(f'box={type(self).__name__} decodes as {self.coder.__name__} does, and not as '
+                             f'bbox_coder={given.__name__}: leave that out, or use another box')
 
     def layers(self, channels: int) -> Dict[str, nn.Module]:
         """The layers that :meth:`maps` uses. The head registers them, so these names are in checkpoints."""
@@ -72,7 +72,7 @@ class Box(nn.Module):
         """
         return None
 
-    def losses(self, at: Positives, weight: Tensor, norm: Tensor) -> Dict[str, Tensor]:
+    def losses(self, pos: Positives, weight: Tensor, norm: Tensor) -> Dict[str, Tensor]:
         """Named scalar losses beside the loss of the decoded box.
 
         Args:

@@ -46,10 +46,10 @@ class GaussianDistribution(Box):
     def spread(self, raw: Tensor, priors: Priors) -> Tensor:
         return self.means_and_log_spreads(raw, priors)[1].exp() * priors.stride.repeat(1, 2)
 
-    def losses(self, at: Positives, weight: Tensor, norm: Tensor) -> Dict[str, Tensor]:
-        mean, log_spread = self.means_and_log_spreads(at.raw, at.priors)
+    def losses(self, pos: Positives, weight: Tensor, norm: Tensor) -> Dict[str, Tensor]:
+        mean, log_spread = self.means_and_log_spreads(pos.raw, pos.priors)
         # Unlike the targets of DFL these need no clamp: there is no last bin.
-        distances = side_distances(at.priors.center, at.gt_boxes)
-        loss = self.loss_nll(mean.flatten(), log_spread.flatten(), distances.flatten(),
+        distances = side_distances(pos.priors.center, pos.gt_boxes)
+        loss = self.loss_nll((mean.flatten(), log_spread.flatten()), distances.flatten(),
                              weight=weight.repeat_interleave(4), avg_factor=4.0)
         return dict(loss_nll=loss / norm)

@@ -69,10 +69,11 @@ class GeneralDistribution(Box):
         return distance_to_box(priors.center, self.distance_of(self.logits(raw)) * priors.stride.repeat(1, 2))
 
     def spread(self, raw: Tensor, priors: Priors) -> Tensor:
+        # Of the whole distribution, also where decode='mode': with two peaks, the side is in doubt.
         return standard_deviation(self.logits(raw)) * priors.stride.repeat(1, 2)
 
-    def losses(self, at: Positives, weight: Tensor, norm: Tensor) -> Dict[str, Tensor]:
-        distances = box_to_distance(at.priors.center, at.gt_boxes, self.reg_max)
-        loss = self.loss_dfl(self.logits(at.raw).flatten(0, 1), distances.flatten(),
+    def losses(self, pos: Positives, weight: Tensor, norm: Tensor) -> Dict[str, Tensor]:
+        distances = box_to_distance(pos.priors.center, pos.gt_boxes, self.reg_max)
+        loss = self.loss_dfl(self.logits(pos.raw).flatten(0, 1), distances.flatten(),
                              weight=weight.repeat_interleave(4), avg_factor=4.0)
         return dict(loss_dfl=loss / norm)

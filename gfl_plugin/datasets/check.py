@@ -1,4 +1,4 @@
-"""Every problem of a COCO-format data set, before a training meets it."""
+"""Find every problem of a COCO-format data set before training meets it."""
 import json
 import os
 import textwrap
@@ -17,8 +17,8 @@ UNUSABLE, NO_IMAGES = 'unusable file', 'no images'
 MISSING, UNREADABLE, WRONG_SIZE = 'missing images', 'unreadable images', 'images of another size'
 FAR_SIDES = 'boxes beyond reg_max'
 REPEATED = 'repeated class names'
-# What a training makes of each, in the order of the table.
-REFUSED, MISPLACED, LOST, CUT = 'does not start', 'learns wrong boxes', 'goes on without', 'learns them cut off'
+# What training does about each kind of problem. The table lists the kinds in the order of EFFECTS.
+REFUSED, MISPLACED, LOST, CUT = 'does not start', 'learns wrong boxes', 'drops them', 'learns them cut off'
 REFUSED_IF_USED = 'does not start with them'
 STOPS = (REFUSED, REFUSED_IF_USED)
 EFFECTS = {
@@ -34,12 +34,12 @@ Indexed = Tuple[int, dict]  # the place of a well-formed entry in its section, a
 
 
 class Limits(NamedTuple):
-    """What the boxes are held against: the settings of the training."""
+    """The training settings that the boxes are checked against."""
     reg_max: int = 16  # n
     strides: Sequence[int] = (8, 16, 32, 64, 128)  # pixels
     scale: Tuple[int, int] = (1333, 800)  # longest long and short side of a resized image, pixels
     prior: float = 8  # side of a prior, in strides
-    tolerance: float = 0.01  # share of images, or boxes, that a training can do without
+    tolerance: float = 0.01  # share of images, or of annotations, that training may lose
 
 
 class ClassCount(NamedTuple):
@@ -51,23 +51,23 @@ class ClassCount(NamedTuple):
 
 class Report(NamedTuple):
     """What is in a data set, and what is wrong with it."""
-    counts: Dict[str, int]  # of entries by section
+    counts: Dict[str, int]  # number of entries by section
     classes: List[ClassCount]  # in the order of the file
     completed: Dict[str, int]  # how many annotations lack a key that training and evaluation fill in, by key
-    faults: Dict[str, List[Fault]]  # by kind, none empty
+    faults: Dict[str, List[Fault]]  # by kind of problem; only kinds that were found
     tolerance: float
 
     @property
     def suffers(self) -> bool:
-        """Whether a training would: it does not start, learns boxes out of place, or loses more than is tolerated."""
+        """Whether training does not start, learns misplaced boxes, or loses more than is tolerated."""
         return any(EFFECTS[kind] in (*STOPS, MISPLACED) or self.share(kind) > self.tolerance for kind in self.faults)
 
     def share(self, kind: str) -> float:
-        """The share of images, or of annotations, with a problem."""
+        """The share of images, or of annotations, with this kind of problem."""
         return len(self.faults[kind]) / max(self.counts['images' if kind in OF_IMAGES else 'annotations'], 1)
 
     def table(self) -> str:
-        """Describe the data set for a reader: what is in it, and each kind of problem with its first entries."""
+        """Describe the data set for a reader: its contents, and each kind of problem with its first entries."""
         head = ', '.join(f'{count} {section}' for section, count in self.counts.items())
         contents = [*self._describe_classes(), *self._describe_completed()]
         if not self.faults:
@@ -100,7 +100,7 @@ class Report(NamedTuple):
         return [f'training and evaluation fill in: {filled}'] if filled else []
 
     def as_dict(self) -> Dict[str, Any]:
-        """Describe all of it, each entry included, for a program."""
+        """Describe the data set for a program, with every faulty entry."""
         problems = [dict(problem=kind, training=EFFECTS[kind], count=len(faults), share=self.share(kind),
                          entries=[dict(entry=fault.entry, what=fault.what) for fault in faults])
                     for kind, faults in self.faults.items()]
@@ -117,10 +117,10 @@ def check(annotation_file: str, images: str, limits: Limits = Limits(), threads:
     """Look at every entry of an annotation file and open every image.
 
     Args:
-        annotation_file: In COCO's format.
-        images: The folder that its file names are in.
-        limits: Of the training.
-        threads: Files to open at a time; as many as there are processors by default.
+        annotation_file: Path of a file in COCO's format.
+        images: The folder that the file names of the images are relative to.
+        limits: The settings of the training.
+        threads: How many files to open at a time; by default, the number of processors.
 
     Raises:
         SetupError: The file or the folder does not exist.
@@ -138,7 +138,7 @@ def check(annotation_file: str, images: str, limits: Limits = Limits(), threads:
     faults += _check_names(entries['categories'])
     faults += _check_files(entries['images'], images, threads)
     if not entries['images']:
-        faults.append(Fault(NO_IMAGES, 'images', 'has no entry that can be used'))
+        faults.append(Fault(NO_IMAGES, 'images', 'has no usable entry'))
     return _report(content, entries, faults, limits)
 
 
@@ -147,7 +147,8 @@ def _report(content: Any, entries: Dict[str, List[Indexed]], faults: List[Fault]
     for fault in faults:
         by_kind[fault.kind].append(fault)
     counts = {section: len(_section(content, section)) for section in entries}
-    completed = rules.complete([box for _, box in entries['annotations']])  # last: faults name the ids of the file
+    # This may renumber the annotations, so it comes after the faults, which name the ids of the file.
+    completed = rules.complete([box for _, box in entries['annotations']])
     return Report(counts, _count_classes(entries), completed,
                   {kind: found for kind, found in by_kind.items() if found}, limits.tolerance)
 
@@ -175,7 +176,7 @@ def _check_names(categories: List[Indexed]) -> Iterator[Fault]:
     first: Dict[str, Indexed] = {}
     for index, category in categories:
         other, known = first.setdefault(category['name'], (index, category))
-        if known['id'] != category['id']:  # else both entries have one id, which is another problem
+        if known['id'] != category['id']:  # equal ids are another kind of problem
             namesake = rules.name_entry('categories', other, known)
             yield Fault(REPEATED, rules.name_entry('categories', index, category),
                         f'has the name {rules.show(category["name"])} of {namesake}')
@@ -201,27 +202,28 @@ def _check_boxes(entries: Dict[str, List[Indexed]], limits: Limits) -> Iterator[
             area = f' and the area {box["area"]}' if kind == rules.NO_AREA_ENTRY else ''
             yield Fault(kind, name, f'has the bbox {rules.show(box["bbox"])}{area} in an image of '
                                     f'{image["width"]} x {image["height"]}')
-        elif not box.get('iscrowd'):  # what is ignored in training has no sides to learn
+        elif not box.get('iscrowd'):  # training ignores crowds, so no side of one is learnt
             usable.append((name, *box['bbox'][2:], image['width'], image['height']))
     yield from _check_reach(usable, limits)
 
 
 def _check_reach(boxes: List[Tuple[str, float, float, float, float]], limits: Limits) -> Iterator[Fault]:
-    """Boxes of which a side lies beyond n strides even of the prior at their centre, at the level that suits them best.
+    """Find boxes that are too large for reg_max: their sides lie more than n strides from their own centre.
 
-    That is where ATSS mostly assigns them; priors off the centre reach less far on one side. This names boxes;
-    ``tools/analyze.py targets`` counts the targets of the priors that ATSS does make positive.
+    Each box is measured at the level whose prior overlaps it most, where ATSS finds most of its positives. Priors off
+    the centre have an even longer way to one side. This check names boxes; ``tools/analyze.py targets`` counts the
+    targets of the priors that ATSS really makes positive.
 
     Args:
-        boxes: Name, width and height, and those of the image, in pixels.
-        limits: Of the training.
+        boxes: For each box its name, its width and height, and the width and height of its image, pixels.
+        limits: The settings of the training.
     """
     if not boxes:
         return
     sides, image = np.split(np.array([box[1:] for box in boxes], np.float64), 2, axis=1)  # (G, 2) each
     longest, shortest = limits.scale
-    factor = np.minimum(longest / image.max(axis=1), shortest / image.min(axis=1))
-    sides = sides * factor[:, None]
+    scale_factor = np.minimum(longest / image.max(axis=1), shortest / image.min(axis=1))
+    sides = sides * scale_factor[:, None]
     strides = np.array(limits.strides, np.float64)
     prior = strides * limits.prior
     overlap = np.minimum(sides[:, :1], prior) * np.minimum(sides[:, 1:], prior)  # (G, L)
@@ -230,26 +232,26 @@ def _check_reach(boxes: List[Tuple[str, float, float, float, float]], limits: Li
     for position in np.flatnonzero(needed > limits.reg_max):
         stride = int(strides[iou[position].argmax()])
         yield Fault(FAR_SIDES, boxes[position][0],
-                    f'needs {needed[position]:.1f} bins of stride {stride} to a side, and reg_max is {limits.reg_max}')
+                    f'needs {needed[position]:.1f} bins of stride {stride} a side, but reg_max is {limits.reg_max}')
 
 
 # Files.
 
 def _check_files(images: List[Indexed], folder: str, threads: Optional[int]) -> Iterator[Fault]:
     paths = [os.path.join(folder, image['file_name']) for _, image in images]
-    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:  # OpenCV decodes without holding the interpreter's lock
+    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:  # threads help: OpenCV decodes without the GIL
         for (index, image), (damage, shape) in zip(images, pool.map(open_image, paths)):
             name = rules.name_entry('images', index, image)
             if damage:
                 yield Fault(MISSING if damage == 'missing' else UNREADABLE, name,
                             f'has the file {rules.show(image["file_name"])}: {damage}')
             elif shape != (image['height'], image['width']):
-                yield Fault(WRONG_SIZE, name, f'is said to have {image["width"]} x {image["height"]} pixels, and its '
-                                              f'file {rules.show(image["file_name"])} has {shape[1]} x {shape[0]}')
+                yield Fault(WRONG_SIZE, name, f'says {image["width"]} x {image["height"]} pixels, but its file '
+                                              f'{rules.show(image["file_name"])} has {shape[1]} x {shape[0]}')
 
 
 def check_dataset(options) -> Report:
-    """Check as ``tools/check_dataset.py`` says; the report is also written where ``--json`` says.
+    """Check a data set as the options of ``tools/check_dataset.py`` say, and write the report to ``--json`` if given.
 
     Raises:
         SetupError: The annotation file or the folder of images does not exist, or the report cannot be written.

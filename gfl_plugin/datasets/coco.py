@@ -1,4 +1,4 @@
-"""COCO-format detection data, checked where it enters."""
+"""COCO-format detection data, checked when it is loaded."""
 import os
 import re
 from collections import Counter
@@ -16,37 +16,38 @@ from .annotations import STRAY, UNKNOWN_CATEGORY, category_ids, load_annotations
 from .images import describe, find_damage, find_missing, open_image
 
 SET_ROOT = 'Set the data root with --data-root DIR, or with --cfg-options data_root=DIR'
-CHECK = 'tools/check_dataset.py lists all that is wrong with a data set'
-UNSEEN, READ, UNREADABLE = range(3)  # what is known of an image
+CHECK = 'tools/check_dataset.py lists every problem of a data set'
+UNSEEN, READ, UNREADABLE = range(3)  # what is known about an image
 
 
 @DATASETS.register_module()
 class CocoDataset(MMDetCocoDataset):
-    """MMDetection's CocoDataset that says what is wrong with its files; other arguments as there.
+    """MMDetection's CocoDataset with checks: it says what is wrong with its files. Other arguments as MMDetection's.
 
-    Unlike mmdet: labels follow the order of ``metainfo['classes']``, whatever the order of the file's categories. Each
-    class finds its category by its name.
+    Unlike mmdet: classes and categories are matched by name. Labels follow the order of ``metainfo['classes']``,
+    whatever the order of the file's categories.
 
-    Boxes without area, outside the image or not finite are dropped, with one warning that counts them; crowd boxes are
-    to be ignored, as COCO says.
+    The data set drops boxes that have no area, lie outside the image or are not finite, and counts them in one warning.
+    Training ignores crowd boxes, as COCO's rules say.
 
-    In training an image that cannot be read (missing, empty, truncated, not an image) is skipped for another one and
-    named in the log. All worker processes count together, an image counts once, and beyond ``max_unreadable`` the
-    training ends. Of several ranks each counts by itself, and judges by the images that it has drawn. In evaluation
-    (``test_mode``) one such image is an error: without it the metric would be that of another data set. Files of a
-    storage backend (``s3://...``) are not read twice, so that a truncated one is found only if it cannot be decoded.
+    Training skips an image that cannot be read (missing, empty, truncated, not an image), draws another one in its
+    place, and names it in the log. All worker processes share one count, each image counts once, and training ends when
+    the share of unreadable images exceeds ``max_unreadable``. Each rank keeps its own count, relative to the images it
+    has read so far. In evaluation (``test_mode``) one such image is an error, because the metric would silently cover
+    fewer images. Files of a storage backend (``s3://...``) are not read twice, so a truncated one is noticed only if it
+    cannot be decoded.
 
     Args:
         max_unreadable: The largest share of unreadable images that training may skip, in [0, 1].
 
     Raises:
         SetupError: The annotation file or the folder of images is missing, an entry of the file is malformed, a class
-            has no category in the file or several, there is no image, or too many of them cannot be read.
+            has no category in the file or several, there are no images, or too many images cannot be read.
     """
 
     def __init__(self, *args, max_unreadable: float = 0.01, **kwargs) -> None:
         if not 0 <= max_unreadable <= 1:
-            raise SetupError(f'max_unreadable is a share of the images, from 0 to 1, and not {max_unreadable}')
+            raise SetupError(f'max_unreadable must be a share of the images, from 0 to 1, not {max_unreadable}')
         self.max_unreadable = max_unreadable
         super().__init__(*args, **kwargs)
 
@@ -63,14 +64,14 @@ class CocoDataset(MMDetCocoDataset):
         return data_list
 
     def COCOAPI(self, path: str) -> COCO:
-        """Check an annotation file and index it; MMDetection calls this where it would construct its own COCO."""
+        """Check an annotation file and index it. MMDetection calls this instead of the constructor of its own COCO."""
         content = load_annotations(path, self.ann_file, needs_annotations=not self.test_mode)
         coco = index_annotations(content, COCO)
-        # MMDetection asks the index for the ids of its classes. Its own answers in the order of the file's categories.
+        # MMDetection asks the index for the category ids. Its own index answers in the order of the file's categories.
         ids = category_ids(content['categories'], self.metainfo['classes'], self.ann_file)
         coco.get_cat_ids = lambda cat_names: ids
         strays = sum(annotation['image_id'] not in coco.imgs for annotation in content.get('annotations', ()))
-        if strays:  # MMDetection passes over them in silence
+        if strays:  # MMDetection skips them silently
             self._dropped[STRAY] = strays
         return coco
 
@@ -88,15 +89,15 @@ class CocoDataset(MMDetCocoDataset):
 
     def filter_data(self) -> List[dict]:
         kept = super().filter_data()
-        if not kept:  # before MMEngine fails to serialize nothing
+        if not kept:  # otherwise MMEngine fails with an obscure error when it serializes an empty list
             raise SetupError(f'There is no image in {self.ann_file}'
-                             + (' that filter_cfg lets through' if self.data_list else ''))
-        if self._indices is None:  # else only a part of these is asked for
+                             + (' that passes filter_cfg' if self.data_list else ''))
+        if self._indices is None:  # with indices, only some of these images are used
             self._check_images(kept)
         return kept
 
     def _check_files(self) -> None:
-        if _is_remote(self.ann_file):  # a storage backend knows
+        if _is_remote(self.ann_file):  # only the storage backend knows whether it exists
             return
         if not os.path.isfile(self.ann_file):
             raise SetupError(f'The annotation file {os.path.abspath(self.ann_file)} does not exist. {SET_ROOT}')
@@ -109,19 +110,19 @@ class CocoDataset(MMDetCocoDataset):
     def full_init(self) -> None:
         if not self._fully_initialized:
             super().full_init()
-            self._count_anew()
+            self._reset_count()
 
     def get_subset_(self, indices) -> None:
         super().get_subset_(indices)
-        self._count_anew()
+        self._reset_count()
 
     def get_subset(self, indices) -> 'CocoDataset':
         subset = super().get_subset(indices)
-        subset._count_anew()
+        subset._reset_count()
         return subset
 
     def prepare_data(self, idx: int) -> Any:
-        """An image through the pipeline; None, for which MMEngine draws another one, if it cannot be read."""
+        """Run an image through the pipeline. If it cannot be read, return None: MMEngine then draws another one."""
         info = self.get_data_info(idx)
         damage = find_damage(info['img_path']) if self._reads_files(info['img_path']) else None
         if damage is None:
@@ -129,28 +130,28 @@ class CocoDataset(MMDetCocoDataset):
                 data = self.pipeline(info)
             except Exception as error:
                 damage = self._blame_file(info, error)
-                if damage is None:  # a fault of the pipeline's must not pass for one of the image's
+                if damage is None:  # the file is fine, so the fault is the pipeline's
                     raise
             else:
-                self._known[info['sample_idx']] = READ  # even if it failed before: a network drive may come back
+                self._known[info['sample_idx']] = READ  # even after a failure: a network drive may come back
                 return data
         self._skip(info, damage)
         return None
 
     def _reads_files(self, path: str) -> bool:
-        return bool(self.pipeline.transforms) and not _is_remote(path)  # without a pipeline nobody opens the file
+        return bool(self.pipeline.transforms) and not _is_remote(path)  # an empty pipeline opens no file
 
     def _blame_file(self, info: dict, error: Exception) -> Optional[str]:
-        """What is wrong with the file of an image with which the pipeline failed; None if nothing is."""
-        if 'ori_shape' not in info:  # it has not been loaded
+        """Say what is wrong with the file of an image that the pipeline failed on; None if the file is fine."""
+        if 'ori_shape' not in info:  # the pipeline failed before it had loaded the image
             return describe(error) if _is_remote(info['img_path']) else open_image(info['img_path'])[0]
         (height, width), expected = info['ori_shape'][:2], (info['width'], info['height'])
         return None if (width, height) == expected else (
-            f'it has {width} x {height} pixels, not the {expected[0]} x {expected[1]} of its entry '
+            f'it has {width} x {height} pixels, but its entry says {expected[0]} x {expected[1]} '
             f'({describe(error)})')
 
     def _check_images(self, data_list: List[dict]) -> None:
-        """Look for missing files before the first iteration: half a data set is found out at once."""
+        """Look for missing files before the first iteration, so that half a data set is noticed at once."""
         paths = [info['img_path'] for info in data_list]
         missing = find_missing(path for path in paths if self._reads_files(path))
         if missing:
@@ -160,16 +161,16 @@ class CocoDataset(MMDetCocoDataset):
                 raise SetupError(f'{said}. {self._consequence()}')
             MMLogger.get_current_instance().warning(f'{said}: they will be skipped')
 
-    def _count_anew(self) -> None:
-        # In shared memory: workers are processes. Each writes but the bytes of its images, so nothing need be locked.
+    def _reset_count(self) -> None:
+        # In shared memory, because workers are processes. No lock is needed: each writes only its own images' bytes.
         self._known = torch.full((len(self), ), UNSEEN, dtype=torch.uint8).share_memory_()
         self._ranks = get_world_size()
 
     def _skip(self, info: dict, damage: str) -> None:
-        """Count and name an image that cannot be read.
+        """Count an image that cannot be read, and name it in the log.
 
         Raises:
-            SetupError: This is an evaluation, or there are too many of them.
+            SetupError: This is an evaluation, or too many images cannot be read.
         """
         image = f'{printable(info["img_path"])} (image {info["img_id"]} of {self.ann_file}) cannot be read: {damage}'
         if self.test_mode:
@@ -177,27 +178,27 @@ class CocoDataset(MMDetCocoDataset):
         is_new = self._known[info['sample_idx']] != UNREADABLE
         self._known[info['sample_idx']] = UNREADABLE
         unreadable = (self._known == UNREADABLE).nonzero().flatten().tolist()
-        if is_new:  # as an error: MMEngine keeps the warnings of all ranks but the first to itself
+        if is_new:  # logged as an error, because MMEngine shows warnings of the first rank only
             MMLogger.get_current_instance().error(
-                f'{image}. It is skipped; {len(unreadable)} of {len(self)} images so far')
-        # A rank of several draws its part of the images in an epoch, and all of them in time.
-        drawn = max(int((self._known != UNSEEN).sum()), len(self) / self._ranks)
-        if len(unreadable) > self.max_unreadable * drawn or len(unreadable) == len(self):
+                f'{image}. Training skips it ({len(unreadable)} of {len(self)} images so far)')
+        # With several ranks, each reads its part of the images in the first epoch, and all of them in time.
+        images_read = max(int((self._known != UNSEEN).sum()), len(self) / self._ranks)
+        if len(unreadable) > self.max_unreadable * images_read or len(unreadable) == len(self):
             files = self._some_files([self.get_data_info(index)['img_path'] for index in unreadable])
             raise SetupError(f'{len(unreadable)} of the {len(self)} images of {self.ann_file} cannot be read '
-                             f'({files}). The last one, {image}. {self._consequence()}')
+                             f'({files}). The last one: {image}. {self._consequence()}')
 
     def _some_files(self, paths: List[str]) -> str:
         return some([os.path.relpath(path, self.data_prefix['img']) for path in paths])
 
     def _consequence(self) -> str:
         if self.test_mode:
-            return f'An evaluation without them would be of another data set: mend the files. {CHECK}'
-        return f'Training goes on without up to max_unreadable={self.max_unreadable:g} of them. {CHECK}'
+            return f'An evaluation without them would not measure this data set: repair the files. {CHECK}'
+        return f'Training tolerates a share of up to max_unreadable={self.max_unreadable:g}. {CHECK}'
 
 
 def index_annotations(content: dict, coco_class: type) -> COCO:
-    """Give pycocotools' class, or another one with its interface, annotations that are in memory already."""
+    """Fill pycocotools' COCO class, or one with the same interface, from annotations that are in memory already."""
     coco = coco_class()
     coco.dataset = content
     coco.createIndex()

@@ -1,8 +1,8 @@
-"""Whether an image file can be read, and if not, why: what OpenCV does not say, or not in every release.
+"""Find out whether an image file can be read, and if not, why. OpenCV gives no reason. Needs no stack.
 
-Up to 4.10 at least it decodes what there is of a truncated JPEG and fills the rest with grey, without an error; since
-4.12 at most it gives nothing, and no reason. `find_damage` is sure of that at the price of two small reads;
-`open_image` decodes as well. No decoder finds noise in the middle of a JPEG. Nothing here needs the stack.
+Up to 4.10 or later, OpenCV decodes the first part of a truncated JPEG and fills the rest with grey, without an error.
+Since 4.12 or earlier, it returns nothing and gives no reason. `find_damage` finds truncated files with two small reads;
+`open_image` also decodes the file. No decoder notices noise in the middle of a JPEG.
 """
 import os
 import stat
@@ -14,20 +14,19 @@ import numpy as np
 from ..limits import MOST_PIXELS
 
 JPEG, END_OF_JPEG, JPEG_SCAN = b'\xff\xd8', b'\xff\xd9', 0xda
-JPEG_FRAMES = frozenset(range(0xc0, 0xd0)) - {0xc4, 0xc8, 0xcc}  # the markers that a size follows
+JPEG_FRAMES = frozenset(range(0xc0, 0xd0)) - {0xc4, 0xc8, 0xcc}  # the markers of the segments that hold the size
 PNG, END_OF_PNG = b'\x89PNG\r\n\x1a\n', b'IEND\xaeB`\x82'
 GIF = b'GIF8'
-HEAD, TAIL = 24, 8  # bytes: up to the size in a PNG; longer than either end
+HEAD, TAIL = 24, 8  # bytes read: the head reaches the size in a PNG, the tail holds either end marker
 
 
 def find_damage(path: str) -> Optional[str]:
-    """Why a file is no usable image as far as its header and its end tell; None where they tell nothing.
+    """Say why a file is not a usable image, judging by its header and its end; None if they look right.
 
-    It takes some 15 microseconds, where decoding takes 2,700, and reads all of a file only if its end is not as it
-    should be.
+    This takes about 15 microseconds, where decoding takes 2,700. The whole file is read only if its end looks wrong.
     """
     try:
-        # First: opening a pipe or reading a device would not return.
+        # Check this first: opening a pipe or reading a device might never return.
         if not stat.S_ISREG(os.stat(path).st_mode):
             return 'not a file'
         with open(path, 'rb', buffering=0) as file:
@@ -39,29 +38,29 @@ def find_damage(path: str) -> Optional[str]:
             if _is_doubtful(head, os.pread(number, TAIL, max(size - TAIL, 0))):
                 return _check_content(file.readall(), number)
             return None
-    except (OSError, ValueError) as error:  # ValueError: a name that no file can have, such as one with a NUL
+    except (OSError, ValueError) as error:  # ValueError: no file can have this name (it contains a NUL)
         return describe(error)
 
 
 def open_image(path: str) -> Tuple[Optional[str], Optional[Tuple[int, int]]]:
-    """Read and decode a file as the training would.
+    """Read and decode a file as training would.
 
     Returns:
-        Why that is impossible, else None; and the (height, width) in pixels, turned as its EXIF entry says.
+        Why the file cannot be decoded, or None; and the image's (height, width), pixels, after its EXIF rotation.
     """
     damage = find_damage(path)
     if damage:
         return damage, None
     try:
         content = np.fromfile(path, np.uint8)
-        pixels = cv2.imdecode(content, cv2.IMREAD_GRAYSCALE)  # fails where colour fails, in half the time
+        pixels = cv2.imdecode(content, cv2.IMREAD_GRAYSCALE)  # half the time of colour, same failures
     except (OSError, MemoryError, cv2.error) as error:
         return describe(error), None
     return ('not an image that OpenCV can decode', None) if pixels is None else (None, pixels.shape[:2])
 
 
 def find_missing(paths: Iterable[str]) -> List[str]:
-    """The paths at which there is no regular file, by listing each folder once instead of asking for each file."""
+    """List the paths that have no regular file. Each folder is listed once, which is faster than a query per file."""
     folders, missing = {}, []
     for path in paths:
         folder, name = os.path.split(path)
@@ -81,7 +80,7 @@ def _list_files(folder: str) -> set:
 
 
 def _read_size(file: int, head: bytes) -> Tuple[int, int]:
-    """The (width, height) that a JPEG, PNG or GIF says it has, in pixels; zeros where it does not say."""
+    """Read the (width, height), pixels, from the header of a JPEG, PNG or GIF; (0, 0) if there is none."""
     if head.startswith(PNG):
         return int.from_bytes(head[16:20], 'big'), int.from_bytes(head[20:24], 'big')
     if head.startswith(GIF):
@@ -94,7 +93,7 @@ def _read_size(file: int, head: bytes) -> Tuple[int, int]:
 
 
 def _walk_jpeg(file: int) -> Iterator[Tuple[int, int, bytes]]:
-    """Place, marker and first nine bytes of each segment of a JPEG's header, up to the first scan."""
+    """Yield offset, marker and first nine bytes of each segment of a JPEG's header, up to the first scan."""
     at, marker = 2, 0
     while marker != JPEG_SCAN:
         segment = os.pread(file, 9, at)
@@ -106,7 +105,7 @@ def _walk_jpeg(file: int) -> Iterator[Tuple[int, int, bytes]]:
 
 
 def _is_doubtful(head: bytes, tail: bytes) -> bool:
-    """Whether the two ends of a file are not those of a whole image."""
+    """Whether the first or last bytes of a file differ from those of a complete image."""
     if head.startswith(JPEG):
         return not tail.endswith(END_OF_JPEG)
     if head.startswith(PNG):
@@ -120,7 +119,7 @@ def _check_content(content: bytes, file: int) -> Optional[str]:
     if content.startswith(PNG):
         return None if END_OF_PNG in content else 'truncated'  # bytes after the end are common and harmless
     if content.startswith(JPEG):
-        # From the pixels on: a thumbnail in the header is a JPEG with an end of its own.
+        # Search from the pixels on: a thumbnail in the header is a JPEG with its own end marker.
         scan = next((at for at, marker, _ in _walk_jpeg(file) if marker == JPEG_SCAN), len(JPEG))
         return None if content.find(END_OF_JPEG, scan) > 0 else 'truncated'
     return None

@@ -1,8 +1,8 @@
-"""A detection set that writes itself: overlapping, blurred, shaded and cut-off shapes, for a demo without a download.
+"""A synthetic detection set of overlapping, blurred, shaded and cut-off shapes, for a demo without a download.
 
-The boxes are exact, computed from the outlines before anything is drawn; the pictures are not. Edges are soft, dim,
-shadowed, behind another shape or beyond the border, so that where a side lies is often a matter of probability:
-what a distribution per side is for.
+The boxes are exact: they are computed from the outlines before anything is drawn. The pictures are ambiguous: edges are
+soft, dim, shadowed, hidden by another shape or beyond the border. A model can often give only a probability for where a
+side lies, which is what a distribution per side is for.
 """
 import json
 import shutil
@@ -18,37 +18,37 @@ from numpy.random import Generator
 from ..registry import DATASETS
 from .coco import CocoDataset
 
-VERSION = 1  # of the pictures; raise it whenever the same arguments would draw others
-STREAMS = {'train': 0, 'val': 1}  # one random stream per split: held-out pictures are never training pictures
-OVERSAMPLE = 4  # sub-pixels a side in which outlines are filled: the anti-aliasing
-LEAST_VISIBLE = 0.3  # of a shape's area: nobody can tell the class and box of a sliver
+VERSION = 1  # raise it whenever a change makes the same arguments draw different pictures
+STREAMS = {'train': 0, 'val': 1}  # one random stream per split, so that no picture is in both
+OVERSAMPLE = 4  # anti-aliasing: outlines are filled at this many times the resolution
+LEAST_VISIBLE = 0.3  # share of a shape's area; nobody could tell class and box from less
 MOST_SHAPES = 8
 
 
 class Shape(NamedTuple):
-    """An outline in its place. Coordinates are pixels; pixel (i, j) covers [j, j+1] x [i, i+1]."""
+    """An outline placed in an image. Coordinates are pixels; pixel (i, j) covers [j, j+1] x [i, i+1]."""
     label: int  # index into OUTLINES
-    area: float  # of the whole outline, whatever the border cuts off
+    area: float  # area of the whole outline, including what the border cuts off
     box: ndarray  # (4,) x1, y1, x2, y2: the exact extent of the part within the image
     mask: ndarray  # (H, W) in [0, 1]: the fraction of each pixel inside the outline
 
 
-# Outlines, about the origin; size, rotation and place come later.
+# Outlines, centred on the origin. place_shape scales, rotates and moves them.
 
 def ngon(radii: ndarray) -> ndarray:
-    """Vertices (K, 2) at equal angles and the given distances (K,) from the origin."""
+    """Make vertices (K, 2) at equal angles and at the given distances (K,) from the origin."""
     angles = np.arange(len(radii)) * 2 * np.pi / len(radii)
     return np.stack([np.cos(angles), np.sin(angles)], axis=1) * np.asarray(radii)[:, None]
 
 
 def plus(arm: float) -> ndarray:
-    """The 12 corners of a cross of unit reach whose arms are ``2 * arm`` wide."""
+    """Make the 12 corners of a cross that reaches from -1 to 1 and has arms ``2 * arm`` wide."""
     quarter = np.array([[1, -arm], [1, arm], [arm, arm]])
     turn = np.array([[0, 1], [-1, 0]])
     return np.concatenate([quarter @ np.linalg.matrix_power(turn, k) for k in range(4)])
 
 
-ROUND = np.ones(96)  # so many vertices that the polygon's extent is a circle's to 0.1%
+ROUND = np.ones(96)  # with 96 vertices the polygon is as wide as a circle to 0.1%
 OUTLINES: Dict[str, Callable[[Generator], List[ndarray]]] = {
     'ellipse': lambda rng: [ngon(ROUND) * (1, rng.uniform(0.5, 1))],
     'rectangle': lambda rng: [np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * (1, rng.uniform(0.4, 1))],
@@ -60,7 +60,7 @@ OUTLINES: Dict[str, Callable[[Generator], List[ndarray]]] = {
 
 
 def place_shape(rng: Generator, size: int) -> Shape:
-    """A shape of random class, rotation, size (8 to 60% of the image's side) and place, possibly cut by the border."""
+    """Draw the class, rotation, size (8 to 60% of the image's side) and place of a shape; the border may cut it."""
     label = int(rng.integers(len(OUTLINES)))
     angle = rng.uniform(0, 2 * np.pi)
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
@@ -74,9 +74,9 @@ def place_shape(rng: Generator, size: int) -> Shape:
 
 
 def bound(contour: ndarray, size: int) -> ndarray:
-    """The exact box (4,) of a polygon's (K, 2) part within the image, often less than its box cut by the border."""
+    """Compute the exact box (4,) of a polygon's (K, 2) visible part, often smaller than its clipped whole box."""
     step = np.roll(contour, -1, axis=0) - contour
-    crossings = np.stack([-contour, size - contour]) / step  # (2, K, 2): where each edge meets the image's four lines
+    crossings = np.stack([-contour, size - contour]) / step  # (2, K, 2): where each edge crosses the four borders
     enter = crossings.min(axis=0).max(axis=1).clip(min=0)
     leave = crossings.max(axis=0).min(axis=1).clip(max=1)
     inside = enter < leave
@@ -88,16 +88,16 @@ def bound(contour: ndarray, size: int) -> ndarray:
 
 
 def cover(contours: List[ndarray], size: int) -> ndarray:
-    """The fraction (H, W) of each pixel inside the contours, by filling them at ``OVERSAMPLE`` times the resolution."""
+    """Compute the fraction (H, W) of each pixel inside the contours, filled at ``OVERSAMPLE`` times the resolution."""
     canvas = np.zeros((size * OVERSAMPLE, size * OVERSAMPLE), np.uint8)
-    # OpenCV counts from pixel centres, and in 1/256 of a pixel with shift=8.
+    # OpenCV's coordinates start at pixel centres; shift=8 gives them in 1/256 of a pixel.
     corners = [np.round((contour * OVERSAMPLE - 0.5) * 256).astype(np.int32) for contour in contours]
     cv2.fillPoly(canvas, corners, 255, shift=8)
     return cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
 
 
 def arrange_shapes(rng: Generator, size: int) -> List[Shape]:
-    """Up to ``MOST_SHAPES`` shapes from back to front; none, on about one image in fifty, is a lesson too."""
+    """Place up to ``MOST_SHAPES`` shapes, listed from back to front; about one image in fifty is left empty."""
     shapes: List[Shape] = []
     for _ in range(0 if rng.random() < 0.02 else rng.integers(1, MOST_SHAPES + 1)):
         candidate = place_shape(rng, size)
@@ -107,7 +107,7 @@ def arrange_shapes(rng: Generator, size: int) -> List[Shape]:
 
 
 def all_visible(shapes: List[Shape]) -> bool:
-    """Whether each shape shows ``LEAST_VISIBLE`` of its area: some of it is beyond the border or under later shapes."""
+    """Whether each shape shows at least ``LEAST_VISIBLE`` of its area despite the border and later shapes."""
     free = np.ones_like(shapes[0].mask)
     for shape in reversed(shapes):
         if (shape.mask * free).sum() < LEAST_VISIBLE * shape.area:
@@ -116,44 +116,44 @@ def all_visible(shapes: List[Shape]) -> bool:
     return True
 
 
-# Paint. Images are float32 (H, W, 3) in [0, 1] until they are saved.
+# Painting. Images are float32 (H, W, 3) in [0, 1] until they are saved.
 
 def pick_colour(rng: Generator) -> ndarray:
-    """A colour (3,) of any hue, saturation and lightness, short of black, white and neon."""
+    """Pick a random colour (3,) that is not black, white or neon."""
     hue = np.cos(2 * np.pi * (rng.random() + np.array([0, 1 / 3, 2 / 3])))
     return (rng.uniform(0.2, 0.8) + rng.uniform(0.05, 0.3) * hue).clip(0, 1).astype(np.float32)
 
 
 def blur(image: ndarray, sigma: float) -> ndarray:
-    """Gaussian blur of ``sigma`` pixels; what lies beyond the border is taken to go on as it is at the border."""
+    """Blur with a Gaussian of ``sigma`` pixels; the border pixels are repeated outwards."""
     return cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE) if sigma > 0.1 else image
 
 
 def cloud(rng: Generator, height: int, width: int, cells: int) -> ndarray:
-    """A smooth random field (H, W), about [-1, 1], with ``cells`` bumps a side."""
+    """Make a smooth random field (H, W), roughly in [-1, 1], with ``cells`` bumps a side."""
     bumps = rng.uniform(-1, 1, (cells, cells)).astype(np.float32)
     return cv2.resize(bumps, (width, height), interpolation=cv2.INTER_CUBIC)
 
 
 def slope(rng: Generator, height: int, width: int) -> ndarray:
-    """A plane (H, W) in [-1, 1] that rises in a random direction."""
+    """Make a plane (H, W) in [-1, 1] that rises in a random direction."""
     angle = rng.uniform(0, 2 * np.pi)
     across, down = (np.linspace(-1, 1, count, dtype=np.float32) for count in (width, height))
     return (np.float32(np.cos(angle)) * across + np.float32(np.sin(angle)) * down[:, None]) / np.float32(np.sqrt(2))
 
 
 def stripes(rng: Generator, height: int, width: int) -> ndarray:
-    """Waves (H, W) in [-1, 1], 3 to 10 of them along the diagonal."""
+    """Make waves (H, W) in [-1, 1], 3 to 10 of them along the diagonal."""
     return np.sin(slope(rng, height, width) * np.float32(np.pi * rng.uniform(3, 10)))
 
 
 def paint(image: ndarray, colour: ndarray, alpha: ndarray) -> None:
-    """Lay a colour, (3,) or (H, W, 3), over the image, in place, with opacity ``alpha`` (H, W)."""
+    """Blend a colour, (3,) or (H, W, 3), into the image in place, with opacity ``alpha`` (H, W)."""
     image += (colour - image) * alpha[..., None]
 
 
 def draw_background(rng: Generator, size: int) -> ndarray:
-    """A gradient between two colours, with clouds and, on some, stripes."""
+    """Draw a gradient between two colours, with clouds and sometimes stripes."""
     field = 0.5 + 0.4 * slope(rng, size, size)
     field += rng.uniform(0.1, 0.5) * cloud(rng, size, size, int(rng.integers(3, 12)))
     if rng.random() < 0.3:
@@ -164,7 +164,7 @@ def draw_background(rng: Generator, size: int) -> ndarray:
 
 
 def draw_clutter(rng: Generator, image: ndarray, most: int) -> None:
-    """Up to ``most`` scribbles and blots, in place: edges that belong to no class."""
+    """Draw up to ``most`` scribbles and blots in place: edges that belong to no class."""
     size = len(image)
     for _ in range(rng.integers(most + 1)):
         start, reach = rng.uniform(0, size, 2), size * rng.uniform(0.05, 0.25)
@@ -180,13 +180,13 @@ def draw_clutter(rng: Generator, image: ndarray, most: int) -> None:
 
 
 def draw_shape(rng: Generator, image: ndarray, shape: Shape, light: ndarray) -> None:
-    """Paint a shape, in place, with its own softness and shading and a shadow away from the ``light`` (2,)."""
+    """Paint a shape in place with random softness and shading; its shadow falls in the direction ``light`` (2,)."""
     side = float((shape.box[2:] - shape.box[:2]).max())
     reach = 0.3 * side + 1  # pixels beyond the box that a soft edge or a shadow may touch
     left, top = (shape.box[:2] - reach).clip(0).astype(int)
     right, bottom = (shape.box[2:] + reach).clip(0, len(image)).astype(int)
     image, mask = image[top:bottom, left:right], shape.mask[top:bottom, left:right]
-    # A third of the shapes are out of focus: the box remains the outline's, the edge that is seen is a slope.
+    # A third of the shapes are out of focus: the box stays that of the outline, while the visible edge is a ramp.
     alpha = blur(mask, side * rng.uniform(0.02, 0.07) if rng.random() < 0.35 else 0)
     if rng.random() < 0.6:
         offset = light[:, None] * side * rng.uniform(0.04, 0.12)
@@ -194,7 +194,7 @@ def draw_shape(rng: Generator, image: ndarray, shape: Shape, light: ndarray) -> 
                                 mask.shape[::-1], borderMode=cv2.BORDER_REPLICATE)
         image *= 1 - np.float32(rng.uniform(0.2, 0.6)) * shadow[..., None]
     behind = (image * mask[..., None]).sum(axis=(0, 1)) / mask.sum()
-    contrast = np.float32(rng.uniform(0.3, 1))  # a shape may all but vanish into what it lies on
+    contrast = np.float32(rng.uniform(0.3, 1))  # a shape may almost vanish into the background
     texture = rng.uniform(0.05, 0.3) * slope(rng, *mask.shape) + rng.uniform(0, 0.12) * cloud(rng, *mask.shape, 8)
     if rng.random() < 0.25:
         texture += rng.uniform(0.05, 0.15) * stripes(rng, *mask.shape)
@@ -203,7 +203,7 @@ def draw_shape(rng: Generator, image: ndarray, shape: Shape, light: ndarray) -> 
 
 
 def render_image(rng: Generator, size: int) -> Tuple[ndarray, List[Shape]]:
-    """A picture (H, W, 3), uint8, with ``size`` pixels a side, and the shapes in it from back to front."""
+    """Render a picture (H, W, 3), uint8, ``size`` pixels a side; also return its shapes from back to front."""
     shapes = arrange_shapes(rng, size)
     image = draw_background(rng, size)
     draw_clutter(rng, image, most=5)
@@ -220,7 +220,7 @@ def render_image(rng: Generator, size: int) -> Tuple[ndarray, List[Shape]]:
 # Files.
 
 def write_split(folder: Path, manifest: dict) -> None:
-    """Write ``images/*.png``, ``annotations.json`` and, last, ``manifest.json`` to an existing folder."""
+    """Write ``images/*.png``, ``annotations.json`` and finally ``manifest.json`` to an existing folder."""
     size = manifest['image_size']
     images, annotations = [], []
     (folder / 'images').mkdir()
@@ -240,43 +240,43 @@ def write_split(folder: Path, manifest: dict) -> None:
 
 
 def ensure_split(folder: Path, manifest: dict) -> None:
-    """Make sure that ``folder`` holds the split that the manifest describes, whoever else may be writing it now.
+    """Make sure that ``folder`` holds the split that the manifest describes, even if other processes write it too.
 
     Raises:
-        ValueError: a split made from other arguments, or something else, is there already.
+        ValueError: The folder already holds a split made from other arguments, or something else.
     """
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f'.{folder.name}-', dir=folder.parent))
-        scratch.chmod(0o755)  # mkdtemp's 0o700 would hide the finished split from other users
+        scratch.chmod(0o755)  # mkdtemp sets 0o700, which would hide the finished split from other users
         try:
             write_split(scratch, manifest)
-            scratch.rename(folder)  # atomic: the split is there whole or not at all
+            scratch.rename(folder)  # atomic: nobody ever sees half a split
         except OSError:
-            if not folder.exists():  # else another rank or process was first: its files are the same to the byte
+            if not folder.exists():  # otherwise another process was first, with identical files
                 raise
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     file = folder / 'manifest.json'
     found = json.loads(file.read_text()) if file.exists() else 'no manifest'
     if found != manifest:
-        raise ValueError(f'{folder} holds {found}, but this dataset is {manifest}: delete the folder or choose another '
-                         'data_root')
+        raise ValueError(f'{folder} holds {found}, but this data set needs {manifest}: delete the folder or choose '
+                         'another data_root')
 
 
 @DATASETS.register_module()
 class ShapesDataset(CocoDataset):
-    """``num_images`` synthetic pictures in COCO format, written to ``data_root/split`` on first use.
+    """A data set of ``num_images`` synthetic pictures in COCO format, written to ``data_root/split`` on first use.
 
-    The files are the same to the byte for the same arguments (and OpenCV and NumPy releases).
+    The same arguments give the same files to the byte (with the same releases of OpenCV and NumPy).
 
     Args:
         split: ``'train'`` or ``'val'``, two disjoint random streams.
-        num_images: How many; about one in fifty shows no shape.
-        image_size: Pixels a side; images are square.
-        seed: Chooses another set of the same kind.
-        data_root: Where the splits' folders are, or will be.
-        kwargs: As for ``CocoDataset``, but for ``ann_file`` and ``data_prefix``, which follow from the split.
+        num_images: Number of images; about one in fifty shows no shape.
+        image_size: Side of the square images, pixels.
+        seed: Another seed gives other pictures of the same kind.
+        data_root: The folder in which the splits have, or get, their folders.
+        kwargs: As for ``CocoDataset``, except ``ann_file`` and ``data_prefix``, which follow from the split.
     """
     METAINFO = dict(
         classes=tuple(OUTLINES),
@@ -291,6 +291,6 @@ class ShapesDataset(CocoDataset):
                          data_prefix=dict(img=f'{split}/images/'), **kwargs)
 
     def load_data_list(self) -> List[dict]:
-        # Here, not in the constructor: with lazy_init=True a config is built without writing anything.
+        # Not in the constructor: a data set built with lazy_init=True should write nothing.
         ensure_split(Path(self.data_root, self.manifest['split']), self.manifest)
         return super().load_data_list()

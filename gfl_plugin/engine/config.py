@@ -1,18 +1,31 @@
 """From a config file and the options of a command line to the config of a run."""
+import difflib
+import inspect
+import logging
 import os
 from argparse import Namespace
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Collection, Dict, Iterator, Optional
 
 from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.logging import print_log
+from mmengine.runner import Runner
 
 from ..compat import install_for_tools
 from ..errors import SetupError
 
 Options = Namespace  # of tools/arguments.py
 
+# Settings that a run reads and that a config need not have.
+OPTIONAL = {*inspect.signature(Runner.__init__).parameters, 'activation_checkpointing', 'compile',
+            'efficient_conv_bn_eval', 'find_unused_parameters', 'model_wrapper_cfg', 'sync_bn', 'tta_model',
+            'tta_pipeline'}
+RANK = dict(pytorch='RANK', slurm='SLURM_PROCID', mpi='OMPI_COMM_WORLD_RANK')  # where each launcher says it
+
 
 def load_config(options: Options) -> Config:
     """Read ``options.config`` and apply what all tools share: ``--cfg-options``, ``--data-root``, ``--launcher``.
+
+    A key of ``--cfg-options`` that the config does not have is applied, with a warning.
 
     Raises:
         SetupError: There is no such file, it cannot be read, or an option is not of the form key=value.
@@ -24,16 +37,25 @@ def load_config(options: Options) -> Config:
         config = Config.fromfile(options.config)
     except (SyntaxError, FileNotFoundError, KeyError, NameError) as error:
         raise SetupError(f'{options.config} cannot be read: {error}') from error
-    file_root = config.get('data_root')
-    config.merge_from_dict(dict(map(_key_and_value, options.cfg_options or [])))
-    root = options.data_root or config.get('data_root')
-    if root is not None and root != file_root:
-        set_data_root(config, file_root, root)
     config.launcher = options.launcher
+    file_root = config.get('data_root')
+    settings = dict(map(_key_and_value, options.cfg_options or []))
+    _merge(config, settings)
+    root = options.data_root or config.get('data_root')
+    if root is not None and (options.data_root or root != file_root):
+        set_data_root(config, file_root, root, settings)
     if getattr(options, 'no_pretrained', False):
         _visit(config.model, _drop_pretrained)
     return config
 
+
+def _warn(config: Config, text: str) -> None:
+    """Warn once, however many ranks there are: they read the config before they meet."""
+    if os.environ.get(RANK.get(config.launcher, ''), '0') == '0':
+        print_log(text, logger='current', level=logging.WARNING)
+
+
+# ---- --cfg-options ----
 
 def _key_and_value(option: str):
     key, separator, value = option.partition('=')
@@ -42,9 +64,66 @@ def _key_and_value(option: str):
     return key, DictAction._parse_iterable(value)
 
 
-def set_data_root(config: Config, old: Optional[str], new: str) -> None:
-    """Put a data root into every data set and evaluator of a config that has the old one."""
+def _merge(config: Config, settings: Dict[str, Any]) -> None:
+    content = config.to_dict()
+    for new in dict.fromkeys(_first_new_part(content, key) for key in settings):
+        if new is not None and new not in OPTIONAL:
+            nearest = _nearest(content, new)
+            _warn(config, f'--cfg-options sets {new}, which the config does not have'
+                  f'{f". Did you mean {nearest}?" if nearest else ""}')
+    try:
+        config.merge_from_dict(settings)
+    except (KeyError, TypeError, IndexError) as error:
+        raise SetupError(f'--cfg-options cannot be applied: {error.args[0]}') from error
+
+
+def _children(node: Any) -> Dict[str, Any]:
+    """What can follow a key of ``--cfg-options``: names of a dict, positions in a list."""
+    if isinstance(node, dict):
+        return node
+    return {str(index): child for index, child in enumerate(node)} if isinstance(node, (list, tuple)) else {}
+
+
+def _first_new_part(content: dict, key: str) -> Optional[str]:
+    """The start of a key up to the first name that the config does not have; None if it has them all."""
+    names, node = key.split('.'), content
+    for depth, name in enumerate(names, 1):
+        if name not in _children(node):
+            return '.'.join(names[:depth])
+        node = _children(node)[name]
+    return None
+
+
+def _nearest(content: dict, new: str) -> Optional[str]:
+    """The key of a config that a new one was probably meant to be: of a similar name, or the same in another place."""
+    *parents, name = new.split('.')
+    node = content
+    for parent in parents:
+        node = _children(node)[parent]
+    elsewhere = [key for key in _keys(content) if key.rpartition('.')[2] == name]
+    similar = ['.'.join([*parents, key]) for key in difflib.get_close_matches(name, _children(node), n=1)]
+    if not similar or not parents:
+        similar = difflib.get_close_matches(new, elsewhere, n=1, cutoff=0.0) or similar
+    return similar[0] if similar else None
+
+
+def _keys(node: Any, prefix: str = '') -> Iterator[str]:
+    for name, child in _children(node).items():
+        yield prefix + name
+        yield from _keys(child, f'{prefix}{name}.')
+
+
+# ---- --data-root ----
+
+def set_data_root(config: Config, old: Optional[str], new: str, settings: Collection[str] = ()) -> None:
+    """Put a data root into every data set and evaluator of a config.
+
+    Files below the old root are found below the new one. An evaluator that reads a file elsewhere, of the config that
+    this one inherits from, say, gets the annotations of the data set that it evaluates, unless ``settings``, the keys
+    of ``--cfg-options``, name its file.
+    """
     new = os.path.join(new, '')  # the configs join by adding
+    old = old and os.path.join(old, '')
 
     def replace(node: ConfigDict) -> None:
         for key, value in node.items():
@@ -55,7 +134,32 @@ def set_data_root(config: Config, old: Optional[str], new: str) -> None:
 
     for key in ('train_dataloader', 'val_dataloader', 'test_dataloader', 'val_evaluator', 'test_evaluator'):
         _visit(config.get(key), replace)
+    for split in ('val', 'test'):
+        _point_evaluator_to_data(config, split, new, settings)
     config.data_root = new
+
+
+def _point_evaluator_to_data(config: Config, split: str, root: str, settings: Collection[str]) -> None:
+    evaluator, annotations = f'{split}_evaluator', _annotations(config.get(f'{split}_dataloader'))
+    is_asked_for = any(key.startswith(evaluator) and key.endswith('ann_file') for key in settings)
+
+    def replace(node: ConfigDict) -> None:
+        file = node.get('ann_file')
+        if isinstance(file, str) and not file.startswith(root):
+            _warn(config, f'{evaluator} reads {annotations}, as {split}_dataloader does, and not {file}')
+            node.ann_file = annotations
+
+    if annotations is not None and not is_asked_for:
+        _visit(config.get(evaluator), replace)
+
+
+def _annotations(loader: Optional[ConfigDict]) -> Optional[str]:
+    """The annotation file of a loader's data set, if it has one."""
+    dataset = (loader or {}).get('dataset') or {}
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    file = dataset.get('ann_file')
+    return os.path.join(dataset.get('data_root') or '', file) if file else None
 
 
 def _drop_pretrained(node: ConfigDict) -> None:

@@ -11,8 +11,10 @@ from mmengine.logging import print_log
 
 from ..config_bases import CONFIGS
 from ..errors import SetupError
+from ..files import write_text
+from . import resume
 from .config import Options
-from .run import last_checkpoint, test, train
+from .run import test, train
 
 ON_SHAPES, ON_COCO = '../demo/gfl_r18_fpn_shapes.py', 'gfl/gfl_r50_fpn_1x_coco.py'  # what a row departs from
 METRICS = ('mAP', 'mAP_50', 'mAP_75')
@@ -77,7 +79,7 @@ def reproduce(options: Options) -> Dict[str, object]:
                                               options.table + ('-coco' if options.data_root else ''))
     os.makedirs(folder, exist_ok=True)
     left = [(row, seed) for row in TABLES[options.table] for seed in range(options.seeds)
-            if row.name in (options.rows or names) and not os.path.isfile(_result_file(folder, row, seed))]
+            if row.name in (options.rows or names) and _result(folder, row, seed) is None]
     start, table = time.monotonic(), write_table(folder, options)
     for index, (row, seed) in enumerate(left):
         _say(f'{row.label}, seed {seed}: run {index + 1} of {len(left)}{_eta(start, index, len(left))}')
@@ -99,14 +101,13 @@ def _run(row: Row, seed: int, folder: str, options: Options) -> None:
         auto_scale_lr=options.auto_scale_lr, no_pretrained=options.no_pretrained, trust_checkpoint=False, out=None,
         show_dir=None, tta=False)
     train(run)
-    run.checkpoint = last_checkpoint(work_dir)
+    run.checkpoint = resume.named_last(work_dir)
     run.cfg_options = settings[:-1] + [settings[-1] + '_test']
     metrics = test(run)[1]
     # Where nothing at all was detected MMDetection gives no AP, which is 0.
     result = {name: metrics.get(f'coco/bbox_{name}', 0.0) for name in METRICS}
     result['minutes'] = (time.monotonic() - start) / 60  # since it was last started
-    with open(_result_file(folder, row, seed), 'w') as file:
-        json.dump(result, file)
+    write_text(_result_file(folder, row, seed), json.dumps(result))
 
 
 def _config_file(row: Row, folder: str, options: Options) -> str:
@@ -118,13 +119,21 @@ def _config_file(row: Row, folder: str, options: Options) -> str:
     with open(path) as file:
         content = file.read()
     copy = os.path.join(folder, name)
-    with open(copy, 'w') as file:
-        file.write(content.replace(ON_SHAPES, os.path.join(CONFIGS, ON_COCO)))
+    write_text(copy, content.replace(ON_SHAPES, os.path.join(CONFIGS, ON_COCO)))
     return copy
 
 
 def _result_file(folder: str, row: Row, seed: int) -> str:
     return os.path.join(folder, row.name, f'seed_{seed}.json')
+
+
+def _result(folder: str, row: Row, seed: int) -> Optional[Dict[str, float]]:
+    """The numbers of a run; None if it is not done, or was killed while an older version wrote its file in place."""
+    try:
+        with open(_result_file(folder, row, seed)) as file:
+            return json.load(file)
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
 
 
 # ---- the table ----
@@ -133,18 +142,14 @@ def write_table(folder: str, options: Options) -> Dict[str, object]:
     """Gather the results that there are into ``table.md`` and ``table.json``."""
     rows = []
     for row in TABLES[options.table]:
-        runs = []
-        for seed in range(options.seeds):
-            if os.path.isfile(_result_file(folder, row, seed)):
-                with open(_result_file(folder, row, seed)) as file:
-                    runs.append(dict(json.load(file), seed=seed))
+        results = [_result(folder, row, seed) for seed in range(options.seeds)]
+        runs = [dict(result, seed=seed) for seed, result in enumerate(results) if result is not None]
         published = dict(published=row.published) if options.data_root else {}  # which is of COCO
         rows.append(dict(label=row.label, config=row.config or row.name, settings=list(row.settings), **published,
                          runs=runs))
     table = dict(table=options.table, data='COCO' if options.data_root else 'shapes', seeds=options.seeds, rows=rows)
     for name, content in (('table.json', json.dumps(table, indent=1)), ('table.md', markdown(table))):
-        with open(os.path.join(folder, name), 'w') as file:
-            file.write(content + '\n')
+        write_text(os.path.join(folder, name), content + '\n')
     return table
 
 

@@ -8,7 +8,7 @@ from typing import List, NamedTuple, Optional
 from .. import safe_loading
 from ..errors import SetupError
 
-LAUNCH = '.launch'  # in a run's folder: the torchrun that started it, to be known again by what that restarts
+LAUNCH = '.launch'  # in a run's folder: marks it as taken, and names the torchrun that started the run, if one did
 
 
 class Resumable(NamedTuple):
@@ -56,21 +56,48 @@ def damage(path: str) -> Optional[str]:
         return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+def named_last(folder: str) -> Optional[str]:
+    """The checkpoint that a run in ``folder`` wrote last; None if it names none.
+
+    ``last_checkpoint`` holds an absolute path. A run that was moved or copied has its own file of that name, which
+    counts, even if the path still leads to the original's.
+    """
+    try:
+        with open(os.path.join(folder, 'last_checkpoint'), errors='replace') as file:
+            named = file.read().strip()
+    except FileNotFoundError:
+        return None
+    own = os.path.abspath(os.path.join(folder, os.path.basename(named)))
+    return own if os.path.isfile(own) or not os.path.isfile(named) else named
+
+
 def _candidates(folder: str) -> List[str]:
     """The checkpoints of a run, the one that ``last_checkpoint`` names first, then from new to old."""
-    named = None
-    with_name = os.path.join(folder, 'last_checkpoint')
-    if os.path.isfile(with_name):
-        with open(with_name, errors='replace') as file:
-            named = file.read().strip()
-        if not os.path.isfile(named):  # the folder has moved since
-            named = os.path.join(folder, os.path.basename(named))
+    named = named_last(folder)
     place = os.path.dirname(named) if named else folder
     entries = [entry for entry in (os.scandir(place) if os.path.isdir(place) else ()) if entry.is_file()
                and re.fullmatch(r'(?!best_|\.).*_\d+\.pth|interrupted\.pth', entry.name)]
     others = [entry.path for entry in sorted(entries, key=lambda entry: -entry.stat().st_mtime_ns)]
     pointed = [named] if named and os.path.isfile(named) else []
     return pointed + [path for path in others if path not in pointed]
+
+
+def claim(folder: str) -> bool:
+    """Take a folder for a new run, unless another run has it. Of several runs that start together, one gets it.
+
+    Returns:
+        Whether the folder is this run's: it was not there or empty, or torchrun has started this run there before.
+    """
+    try:
+        os.makedirs(folder, exist_ok=True)
+        if is_started_again(folder):
+            return True
+        if os.listdir(folder):
+            return False
+        with open(os.path.join(folder, LAUNCH), 'x'):
+            return True
+    except FileExistsError:
+        return False
 
 
 def sign(folder: str) -> None:

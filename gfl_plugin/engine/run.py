@@ -3,16 +3,18 @@ import contextlib
 import copy
 import datetime
 import errno
+import itertools
 import os
 import re
+import signal
 import sys
+import threading
 import time
-from typing import Any, Callable, ContextManager, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, ContextManager, Dict, Iterator, List, NamedTuple, NoReturn, Optional, Tuple
 
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import broadcast_object_list, init_dist, is_distributed
-from mmengine.runner import Runner
 
 from .. import files, safe_loading
 from ..errors import Interrupted, RunError, SetupError
@@ -20,22 +22,62 @@ from ..hooks import InterruptHook
 from ..visualization import save_gallery
 from . import resume
 from .config import Options, load_config
+from .runner import Runner
 
 
 @contextlib.contextmanager
 def reporting() -> Iterator[None]:
-    """Print a user's mistake as one paragraph and exit with status 2; anything else keeps its traceback.
+    """Print a user's mistake as one paragraph and exit with status 2; other errors keep their traceback.
 
-    A run that a signal ended, and that can go on, exits with status 75 (:class:`Interrupted`). Of the ranks of a
-    machine the first speaks for all.
+    A run that a signal ended and that can go on exits with status 75 (:class:`Interrupted`), and Ctrl-C with status
+    130. One rank of a machine prints for all of them. Whatever happens, the process leaves the other ranks before the
+    interpreter exits.
     """
+    is_orderly = False
     try:
         yield
-    except (SetupError, safe_loading.UnsafeCheckpointError, Interrupted) as error:
-        interrupted = isinstance(error, Interrupted)
-        if _is_first_to_speak():
-            print(error if interrupted else f'error: {error}', file=sys.stderr)
-        sys.exit(error.STATUS if interrupted else 2)
+        is_orderly = True
+    except Interrupted as error:
+        is_orderly = True  # all ranks end at the same iteration
+        _exit(str(error), error.STATUS)
+    except (SetupError, safe_loading.UnsafeCheckpointError) as error:
+        _exit(f'error: {error}', 2)
+    except KeyboardInterrupt:
+        _exit('Ctrl-C ended the run', 128 + signal.SIGINT)
+    finally:
+        leave_ranks(is_orderly)
+
+
+def _exit(message: str, status: int) -> NoReturn:
+    if threading.current_thread() is threading.main_thread():  # a launcher passes on Ctrl-C, which has arrived already
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    is_first = _is_first_to_speak()
+    for stream, text in ((sys.stdout, ''), (sys.stderr, f'{message}\n' if is_first else '')):
+        try:
+            stream.write(text)
+            stream.flush()
+        except OSError:  # the terminal is gone; Python would try again while it exits, and change the status
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    sys.exit(status)
+
+
+def leave_ranks(is_orderly: bool) -> None:
+    """Destroy the process group, if there is one.
+
+    An interpreter that exits with a process group alive can abort, and a launcher then takes a finished run for a
+    failed one.
+
+    Args:
+        is_orderly: Whether all ranks leave at the same place. If not, NCCL would wait for the operations that the other
+            ranks have not joined, so they are aborted.
+    """
+    if not is_distributed():
+        return
+    abort = getattr(torch.distributed.distributed_c10d, '_abort_process_group', None)
+    if is_orderly or abort is None or torch.distributed.get_backend() != 'nccl':
+        torch.distributed.destroy_process_group()
+    else:
+        abort()
 
 
 def _is_first_to_speak() -> bool:
@@ -60,10 +102,10 @@ def train(options: Options) -> Runner:
     """
     with _explaining_the_disk():
         config = load_config(options)
+        _set_precision_and_rate(config, options)
         _prepare_processes(config, options)
         start: _Start = _on_all_ranks(lambda: _decide_start(options, config))
         config.work_dir, config.load_from, config.resume = start.folder, start.checkpoint, start.resume
-        _set_precision_and_rate(config, options)
         runner = _build(config)
         for remark in start.remarks:
             runner.logger.warning(remark)
@@ -139,7 +181,7 @@ def demo(options: Options) -> None:
     """Train, evaluate and draw as ``tools/demo.py`` says; the last lines say how well it went and what to look at."""
     start = time.monotonic()
     folder = train(options).work_dir
-    options.checkpoint, options.work_dir = last_checkpoint(folder), folder
+    options.checkpoint, options.work_dir = resume.named_last(folder), folder
     runner, metrics = test(options)
     gallery = save_gallery(runner.model, runner.test_dataloader.dataset, os.path.join(folder, 'detections'))
     minutes = (time.monotonic() - start) / 60
@@ -149,19 +191,10 @@ def demo(options: Options) -> None:
           f'{minutes:.1f} minutes\nDetections drawn:  {gallery}\nLogs, checkpoint:  {folder}')
 
 
-def last_checkpoint(folder: str) -> str:
-    """The checkpoint that a training in ``folder`` wrote last."""
-    with open(os.path.join(folder, 'last_checkpoint')) as file:
-        return file.read().strip()
-
-
 def _build(config: Config, dump_config: bool = True) -> Runner:
     if not dump_config:  # the work_dir already holds the config of the training; the runner writes one by this name
         object.__setattr__(config, '_filename', None)
-    try:
-        return Runner.from_cfg(config)
-    except ValueError as error:
-        raise SetupError(f'The config does not give a model: {error}') from error
+    return Runner.from_cfg(config)
 
 
 def _prepare_processes(config: Config, options: Options) -> None:
@@ -238,6 +271,9 @@ class _Start(NamedTuple):
 
 def _decide_start(options: Options, config: Config) -> _Start:
     """Start afresh, or go on as ``--resume`` says; what torchrun starts again goes on by itself."""
+    weights = config.get('load_from')
+    if weights and options.resume is None:
+        _existing_file(weights)  # before a folder is made
     folder = _training_folder(options, config)
     started_again = resume.is_started_again(folder)
     resume.sign(folder)
@@ -248,7 +284,6 @@ def _decide_start(options: Options, config: Config) -> _Start:
             return _Start(folder, path, True, [f'{one}: the run goes on from {path}' for one in damaged])
         remarks = [f'There is no checkpoint in {folder} to go on from yet: the run starts']
     if options.resume in (None, 'auto'):
-        weights = config.get('load_from')
         return _Start(folder, weights and _existing_file(weights), False, remarks)
     damage = None if '://' in options.resume else resume.damage(_existing_file(options.resume))
     if damage is not None:
@@ -258,7 +293,7 @@ def _decide_start(options: Options, config: Config) -> _Start:
 
 
 def _training_folder(options: Options, config: Config) -> str:
-    """A folder that no earlier run has written to, or the run's to go on with.
+    """A folder that no other run writes to, or that of the run to go on with.
 
     ``work_dirs/NAME``, else ``NAME-2``, ``NAME-3``...; a folder that was asked for by name is taken or refused.
     """
@@ -266,18 +301,18 @@ def _training_folder(options: Options, config: Config) -> str:
     base = asked or _default_folder(options)
     if options.resume is not None:
         return base if asked else _latest(base)
-    folder, number = base, 1
-    while _has_content(folder) and not resume.is_started_again(folder):
-        if asked:
-            raise SetupError(f'{base} holds an earlier run, and a new one overwrites nothing. Go on with it by '
-                             '--resume, or name another --work-dir')
-        number += 1
-        folder = f'{base}-{number}'
-    return folder
+    if not asked:
+        return next(folder for folder in _numbered(base) if resume.claim(folder))
+    if not resume.claim(base):
+        raise SetupError(f'{base} holds an earlier run, and a new one overwrites nothing. Go on with it by --resume, '
+                         'or name another --work-dir')
+    return base
 
 
-def _has_content(folder: str) -> bool:
-    return os.path.isdir(folder) and any(entry.name != resume.LAUNCH for entry in os.scandir(folder))
+def _numbered(base: str) -> Iterator[str]:
+    yield base
+    for number in itertools.count(2):
+        yield f'{base}-{number}'
 
 
 def _latest(base: str) -> str:

@@ -15,7 +15,7 @@ from ..registry import METRICS
 
 
 def evaluators() -> Dict[str, Tuple[Callable, Callable]]:
-    """The installed implementations of COCO's evaluation, fastest first: class of the data set, class of the metric."""
+    """List the installed implementations of COCO's evaluation, fastest first: (COCO class, COCOeval class) by name."""
     found = {'pycocotools': (coco_metric.COCO, coco_metric.COCOeval)}
     if importlib.util.find_spec('faster_coco_eval'):
         from faster_coco_eval import COCO, COCOeval_faster
@@ -25,17 +25,17 @@ def evaluators() -> Dict[str, Tuple[Callable, Callable]]:
 
 @METRICS.register_module()
 class CocoMetric(MMDetCocoMetric):
-    """MMDetection's CocoMetric by faster-coco-eval where it is installed, else by pycocotools: the same numbers.
+    """MMDetection's CocoMetric, computed by faster-coco-eval or else by pycocotools, which give the same numbers.
 
-    The annotation file is checked and completed as for training: a missing ``area`` is that of the box, a missing
-    ``iscrowd`` is 0, and ids count from 1. Boxes that are not finite are left out with a warning.
+    The annotation file is checked and completed as for training: a missing ``area`` becomes the area of the box, a
+    missing ``iscrowd`` becomes 0, and ids start at 1. Boxes that are not finite are left out with a warning.
 
-    Unlike mmdet: each class finds its category in the file by its name, whatever the order of the categories.
+    Unlike mmdet: classes and categories are matched by name, whatever the order of the file's categories.
 
     Args:
-        ann_file: Path of the annotation file; without one the metric uses the ground truth of the data samples.
-        backend: ``'faster-coco-eval'`` or ``'pycocotools'``; the first that is installed by default.
-        args, kwargs: As MMDetection's.
+        ann_file: Path of the annotation file; without one, the metric uses the ground truth of the data samples.
+        backend: ``'faster-coco-eval'`` or ``'pycocotools'``; by default, the first of these that is installed.
+        args, kwargs: Passed on to MMDetection's metric.
 
     Raises:
         SetupError: The backend is not installed, the annotation file is not usable, or it has no category for a class.
@@ -44,19 +44,19 @@ class CocoMetric(MMDetCocoMetric):
     def __init__(self, ann_file: Optional[str] = None, *args, backend: Optional[str] = None, **kwargs) -> None:
         found = evaluators()
         if backend is not None and backend not in found:
-            raise SetupError(f'CocoMetric(backend={backend!r}): installed are {", ".join(found)}')
+            raise SetupError(f'CocoMetric(backend={backend!r}): the installed backends are {", ".join(found)}')
         self._classes = found[backend or next(iter(found))]
         self._ann_file = ann_file
         with mock.patch.object(coco_metric, 'COCO', self._load_truth):
             super().__init__(ann_file, *args, **kwargs)
 
     def _load_truth(self, path: str):
-        """Index the checked and completed annotations; MMDetection calls this where it would construct its own COCO."""
+        """Check, complete and index the annotations. MMDetection calls this in place of the constructor of its COCO."""
         content = load_annotations(path, self._ann_file, needs_annotations=not self.format_only,
                                    required=REQUIRED_BY_METRIC)
         boxes = content.get('annotations', [])
         finite = [box for box in boxes if math.isfinite(sum(box['bbox']))]
-        if len(finite) < len(boxes):  # no detection can match the others, and they have no area
+        if len(finite) < len(boxes):  # no detection can match a NaN box, and it has no area
             MMLogger.get_current_instance().warning(
                 f'{self._ann_file}: {len(boxes) - len(finite)} boxes were dropped from the evaluation ({NOT_FINITE})')
             content['annotations'] = finite
@@ -64,7 +64,7 @@ class CocoMetric(MMDetCocoMetric):
 
     @MMDetCocoMetric.dataset_meta.setter
     def dataset_meta(self, dataset_meta: dict) -> None:
-        # MMEngine sets this when it builds a loop, so a class without a category ends a run before it starts.
+        # MMEngine sets this when it builds a loop, so a class without a category stops the run before it starts.
         self._dataset_meta = dataset_meta
         if self._coco_api is not None:
             self.cat_ids = sorted(self._ids_by_label())
@@ -73,12 +73,12 @@ class CocoMetric(MMDetCocoMetric):
         return category_ids(self._coco_api.dataset['categories'], self.dataset_meta['classes'], self._ann_file)
 
     def results2json(self, results: Sequence[dict], outfile_prefix: str) -> dict:
-        # MMDetection indexes `cat_ids` with labels here. Its table of classes later indexes the precision with the same
-        # list, and COCO's evaluation sorts the ids.
+        # Here MMDetection indexes `cat_ids` with labels, so the list must be in the order of the labels. Elsewhere it
+        # must be sorted: MMDetection's table of classes indexes the precision with it, and COCOeval sorts the ids.
         with mock.patch.object(self, 'cat_ids', self._ids_by_label()):
             return super().results2json(results, outfile_prefix)
 
     def compute_metrics(self, results: list) -> Dict[str, float]:
-        # MMDetection's metric takes both classes from its module.
+        # MMDetection's metric looks both classes up in its module.
         with mock.patch.multiple(coco_metric, COCO=self._classes[0], COCOeval=self._classes[1]):
             return super().compute_metrics(results)

@@ -41,9 +41,9 @@ def box_to_distance(points: Tensor, boxes: Tensor, reg_max: float, eps: float = 
 
 
 def delta_to_box(priors: Tensor, deltas: Tensor) -> Tensor:
-    """Boxes (..., 4) that lie as deltas (..., 4) say to prior boxes (..., 4) (R-CNN, arXiv:1311.2524, appendix C).
+    """Boxes (..., 4) from deltas (..., 4) to prior boxes (..., 4) (R-CNN, arXiv:1311.2524, appendix C).
 
-    (dx, dy) moves the centre by so many sizes of the prior, (dw, dh) is the logarithm of the ratio of the sizes.
+    (dx, dy) moves the centre, in units of the prior's size. (dw, dh) is the logarithm of the ratio of the sizes.
     """
     size = priors[..., 2:] - priors[..., :2]
     center = box_center(priors) + size * deltas[..., :2]

@@ -69,7 +69,7 @@ def greedy_nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int 
 
 
 def _rows_of_groups(order: Tensor, group: Tensor) -> Tuple[Tensor, Tensor]:
-    """Indices (G, M) of the boxes of each group in the given ``order`` (N,), and which of them are no filling."""
+    """Indices (G, M) of the boxes of each group in the given ``order`` (N,), and which entries are not padding."""
     order = order[group[order].argsort(stable=True)]
     count = group.bincount()
     column = torch.arange(int(count.max()) if count.numel() else 0, device=group.device)
@@ -88,7 +88,7 @@ def _greedy_choice(suppresses: Tensor) -> Tensor:
     """The greedy choice (G, N) among N boxes, best first, as the fixed point of "kept = no kept box suppresses me".
 
     ``suppresses`` is (G, N, N), strictly upper triangular, so the first k boxes are settled after k rounds at the
-    latest, and the fixed point is unique; chains of suppression are short in practice and a few rounds do.
+    latest, and the fixed point is unique; chains of suppression are short in practice and a few rounds are enough.
     """
     keep = suppresses.new_ones(suppresses.shape[:2])
     while True:

@@ -52,14 +52,9 @@ def stack_grids(sizes: Sequence[Tuple[int, int]], strides: Sequence[Tuple[float,
         sizes: L heights and widths of the feature maps, in cells.
         strides: L strides (x, y), in pixels.
         bases: L boxes of the prior at cell (0, 0), in pixels.
-
-    Raises:
-        ValueError: The number of feature maps differs from the number of strides.
     """
-    if len(sizes) != len(strides):
-        raise ValueError(f'the head got {len(sizes)} feature maps, but its priors have {len(strides)} strides')
     grids, start = [], 0
-    for (height, width), stride, base in zip(sizes, strides, bases):
+    for (height, width), stride, base in zip(sizes, strides, bases, strict=True):
         grids.append(PriorGrid(height, width, tuple(stride), tuple(base), start))
         start += height * width
     return grids
@@ -70,17 +65,17 @@ def num_priors(grids: Sequence[PriorGrid]) -> int:
     return grids[-1].start + grids[-1].size
 
 
-def usable_priors(grids: Sequence[PriorGrid], ranges: Sequence[Sequence[CellRange]], device) -> Optional[Tensor]:
+def usable_priors(grids: Sequence[PriorGrid], usable_cells: Sequence[Sequence[CellRange]], device) -> Optional[Tensor]:
     """(B, P) bool: whether a prior may be used in an image. ``None`` if every prior may be used in every image.
 
     Args:
         grids: L levels.
-        ranges: For each of B images, the usable cells of each level: see :meth:`PriorGrid.cells_in`.
+        usable_cells: For each of B images, the usable cells of each level: see :meth:`PriorGrid.cells_in`.
     """
     everywhere = [(0, 0, g.width, g.height) for g in grids]
-    if all(list(r) == everywhere for r in ranges):
+    if all(list(r) == everywhere for r in usable_cells):
         return None
-    limits = torch.tensor(ranges).to(device, non_blocking=True)  # (B, L, 4)
+    limits = torch.tensor(usable_cells).to(device, non_blocking=True)  # (B, L, 4)
     levels = []
     for grid, limit in zip(grids, limits.unbind(1)):
         x, y = torch.arange(grid.width, device=device), torch.arange(grid.height, device=device)
@@ -97,9 +92,9 @@ class PriorIndex(Protocol):
     sizes: Sequence[int]  # L, how many of the K belong to each level; known on the host
 
 
-def read_maps(maps: Sequence[Tensor], grids: Sequence[PriorGrid], at: PriorIndex) -> Tensor:
+def read_maps(maps: Sequence[Tensor], grids: Sequence[PriorGrid], index: PriorIndex) -> Tensor:
     """(K, D) values that L maps (B, D, H, W) hold at K priors, read without copying the maps."""
-    levels = zip(maps, grids, at.image.split(at.sizes), at.prior.split(at.sizes))
+    levels = zip(maps, grids, index.image.split(index.sizes), index.prior.split(index.sizes))
     return torch.cat([m.flatten(2).transpose(1, 2)[image, prior - grid.start] for m, grid, image, prior in levels])
 
 
@@ -118,15 +113,15 @@ class Priors(NamedTuple):
         return torch.cat([self.center - self.size / 2, self.center + self.size / 2], 1)
 
 
-def read_priors(grids: Sequence[PriorGrid], at: PriorIndex) -> Priors:
+def read_priors(grids: Sequence[PriorGrid], index: PriorIndex) -> Priors:
     """The K priors of an index, in pixels."""
     table = torch.tensor([[(g.base[0] + g.base[2]) / 2, (g.base[1] + g.base[3]) / 2, g.base[2] - g.base[0],
                            g.base[3] - g.base[1], *g.stride, g.start, g.width] for g in grids])
-    # One copy to the device, without waiting; P stays below 2**24, where fp32 counts exactly.
-    table = table.repeat_interleave(torch.tensor(at.sizes), 0, output_size=sum(at.sizes))
-    first, size, stride, place = table.to(at.prior.device, non_blocking=True).split(2, 1)
+    # A small copy to the device, without waiting. P stays below 2**24, where fp32 counts exactly.
+    table = table.to(index.prior.device, non_blocking=True)
+    first, size, stride, place = torch.cat([row.expand(n, -1) for row, n in zip(table, index.sizes)]).split(2, 1)
     start, width = place.long().unbind(1)
-    cell = at.prior - start
+    cell = index.prior - start
     row = cell.div(width, rounding_mode='floor')
     return Priors(first + torch.stack([cell - row * width, row], 1) * stride, size, stride)
 

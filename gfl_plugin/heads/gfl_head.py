@@ -11,14 +11,15 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from ..candidates import select_candidates
+from ..errors import SetupError
 from ..functional.boxes import clip_boxes
 from ..functional.nms import class_aware_nms
 from ..functional.priors import PriorGrid, PriorIndex, stack_grids
 from ..matches import GroundTruths, Matches, gather_positives
 from ..predictions import Peek, Predictions
 from ..registry import BOXES, MODELS, QUALITIES
-from .kinds import build_kind, choose_kind, require_assigner
-from .mmdet_assigners import match_by_image, require_arguments
+from .build_axes import build_kind, choose_kind, require_assigner
+from .mmdet_assigners import match_by_image, require_fit
 
 
 @MODELS.register_module()
@@ -27,8 +28,8 @@ class GFLHead(AnchorHead):
 
     The defaults, JointQuality and GeneralDistribution, make it GFL. It is then a drop-in for MMDetection's GFLHead,
     with the same arguments, state dict, losses and detections. CenternessBranch and DiracDelta make it MMDetection's
-    ATSSHead. Losses, assigner and coder may be MMDetection's or the plugin's. The plugin's assigners match a whole batch
-    at once, and its classification losses are computed on the class maps as they are.
+    ATSSHead. Losses and assigner may be MMDetection's or the plugin's. The plugin's assigners match a whole batch at
+    once, and its classification losses are computed on the class maps as they are.
 
     Args:
         num_classes: C.
@@ -46,8 +47,8 @@ class GFLHead(AnchorHead):
             MMDetection's.
 
     Raises:
-        SetupError: ``quality``, ``box`` or the assigner does not exist, does not fit the others, or comes with arguments
-            of the default.
+        SetupError: ``quality``, ``box`` or the assigner does not exist, does not fit the others, or comes with
+            arguments of the default.
         ValueError: The anchor generator gives more than one prior per cell, or a kind refuses its arguments.
     """
 
@@ -68,8 +69,8 @@ class GFLHead(AnchorHead):
         super().__init__(num_classes, in_channels, loss_bbox=loss_bbox, init_cfg=init_cfg,
                          loss_cls=dict(type='gfl_plugin.QualityFocalLoss', use_sigmoid=True), **kwargs)
         self.loss_cls, self.bbox_coder = self.quality.loss_cls, self.box.bbox_coder
-        if self.train_cfg and not hasattr(self.assigner, 'match'):
-            require_arguments(self.assigner)
+        if self.train_cfg:
+            require_fit(self.assigner, self.sampler)
         if init_cfg is None:
             self.init_cfg = dict(
                 type='Normal', layer='Conv2d', std=0.01,
@@ -101,7 +102,11 @@ class GFLHead(AnchorHead):
         Returns:
             L class maps (B, C, H, W), logits; L box maps (B, D, H, W), fp32; and, if the quality has a branch, L of its
             maps (B, 1, H, W), logits.
+
+        Raises:
+            SetupError: The number of feature maps differs from the number of strides.
         """
+        self._require_levels(x)
         return tuple(map(list, zip(*map(self.forward_single, x, self.scales))))
 
     def forward_single(self, x: Tensor, scale: Scale) -> Tuple[Tensor, ...]:
@@ -113,12 +118,15 @@ class GFLHead(AnchorHead):
         cls_map, *branch = self.quality.maps(self, cls_feat, reg_feat, box_map)
         return cls_map, box_map, *branch
 
-    def prior_grids(self, maps: Sequence[Tensor]) -> List[PriorGrid]:
-        """The grid of priors of each of L maps (B, _, H, W).
+    def _require_levels(self, maps: Sequence[Tensor]) -> None:
+        strides = self.prior_generator.strides
+        if len(maps) != len(strides):
+            raise SetupError(f'The head gets {len(maps)} feature maps, and its anchor generator has {len(strides)} '
+                             f'strides, {strides}: set num_outs of the neck and the strides to equal numbers')
 
-        Raises:
-            ValueError: The number of maps differs from the number of strides.
-        """
+    def prior_grids(self, maps: Sequence[Tensor]) -> List[PriorGrid]:
+        """The grid of priors of each of L maps (B, _, H, W)."""
+        self._require_levels(maps)
         return stack_grids([m.shape[-2:] for m in maps], self.prior_generator.strides, self.prior_bases)
 
     def predictions(self, cls_scores: Sequence[Tensor], bbox_preds: Sequence[Tensor],
@@ -130,68 +138,62 @@ class GFLHead(AnchorHead):
 
     def loss_by_feat(self, cls_scores: List[Tensor], bbox_preds: List[Tensor], *inputs,
                      **named) -> Dict[str, List[Tensor]]:
-        """The losses of a batch: MMDetection's interface to :meth:`losses`.
+        """All losses of a batch, in the order of eq. 8: classification (L_Q), boxes (L_B), and the box's own (L_D).
 
         Args:
             cls_scores, bbox_preds: From :meth:`forward`.
             inputs, named: What MMDetection gives next: the branch's maps, if the quality has a branch, and then the
-                arguments of :meth:`losses`.
+                arguments of :meth:`ground_truths`.
 
         Returns:
-            Each loss as a list of one scalar. MMDetection gives lists over levels, and its users sum them.
+            Named losses, fp32, each as a list of one scalar. MMDetection gives lists over levels, and its users sum
+            them.
+
+        Raises:
+            SetupError: The number of maps differs from the number of strides.
+            ValueError: No prior of an image may be used, because of ``allowed_border``.
         """
         branch, inputs = (inputs[0], inputs[1:]) if self.quality.has_branch else (None, inputs)
         with torch.autocast(cls_scores[0].device.type, enabled=False):  # losses are computed in fp32
-            losses = self.losses(self.predictions(cls_scores, bbox_preds, branch), *inputs, **named)
+            pred = self.predictions(cls_scores, bbox_preds, branch)
+            truth = self.ground_truths(pred.grids, *inputs, **named)
+            matches = self.match(pred, truth)
+            pos = gather_positives(pred, matches, truth, self.box)
+            target, box_weight = self.quality.targets(pred, matches, pos)
+            if matches.valid is not None:
+                box_weight = box_weight.where(matches.valid, 0)  # not a product: NaN * 0 is NaN
+            # Both normalisers are averaged over ranks, and stay on the device.
+            norms = torch.stack([self.quality.normaliser(matches), box_weight.sum()])
+            n_cls, n_box = reduce_mean(norms).clamp(min=1).unbind()
+            losses = self.quality.losses(pred, matches, pos, target, n_cls)
+            losses['loss_bbox'] = self.loss_bbox(pos.decoded, pos.gt_boxes, weight=box_weight, avg_factor=1.0) / n_box
+            losses.update(self.box.losses(pos, box_weight, n_box))
         return {name: [loss] for name, loss in losses.items()}
-
-    def losses(self, pred: Predictions, batch_gt_instances: InstanceList, batch_img_metas: List[dict],
-               batch_gt_instances_ignore: OptInstanceList = None) -> Dict[str, Tensor]:
-        """All losses of a batch, in the order of eq. 8: classification (L_Q), boxes (L_B), and the box's own (L_D).
-
-        Args:
-            pred: Predictions of B images.
-            batch_gt_instances: B instances with ``bboxes`` (G, 4), pixels, and ``labels`` (G,).
-            batch_img_metas: B dicts with ``img_shape`` and ``pad_shape``.
-            batch_gt_instances_ignore: B instances with ``bboxes`` to be ignored.
-
-        Returns:
-            Named scalars, fp32.
-
-        Raises:
-            ValueError: No prior of an image may be used, because of ``allowed_border``.
-        """
-        truth = self.ground_truths(pred.grids, batch_gt_instances, batch_img_metas, batch_gt_instances_ignore)
-        m = self.match(pred, truth)
-        at = gather_positives(pred, m, truth, self.box)
-        score, weight = self.quality.targets(pred, m, at)
-        if m.valid is not None:
-            weight = weight.where(m.valid, 0)  # not a product: NaN * 0 is NaN
-        # The number of positives and the sum of weights, averaged over ranks. Both stay on the device.
-        n_cls, n_box = reduce_mean(torch.stack([m.norm, weight.sum()])).clamp(min=1).unbind()
-        losses = self.quality.losses(pred, m, at, score, n_cls)
-        losses['loss_bbox'] = self.loss_bbox(at.decoded, at.gt_boxes, weight=weight, avg_factor=1.0) / n_box
-        losses.update(self.box.losses(at, weight, n_box))
-        return losses
 
     def ground_truths(self, grids: List[PriorGrid], batch_gt_instances: InstanceList, batch_img_metas: List[dict],
                       batch_gt_instances_ignore: OptInstanceList = None) -> GroundTruths:
-        """Join the objects of B images; arguments as those of :meth:`losses`.
+        """Join the objects of a batch.
+
+        Args:
+            grids: L levels.
+            batch_gt_instances: B instances with ``bboxes`` (G, 4), pixels, and ``labels`` (G,).
+            batch_img_metas: B dicts with ``img_shape`` and ``pad_shape``.
+            batch_gt_instances_ignore: B instances with ``bboxes`` to be ignored.
 
         Raises:
             ValueError: No prior of an image may be used, because of ``allowed_border``.
         """
         border = self.train_cfg['allowed_border']
-        ranges = [[g.cells_in(meta['img_shape'][:2], meta['pad_shape'][:2], border) for g in grids]
-                  for meta in batch_img_metas]
-        for meta, image_ranges in zip(batch_img_metas, ranges):
-            if not any(x1 > x0 and y1 > y0 for x0, y0, x1, y1 in image_ranges):
+        usable_cells = [[g.cells_in(meta['img_shape'][:2], meta['pad_shape'][:2], border) for g in grids]
+                        for meta in batch_img_metas]
+        for meta, cells in zip(batch_img_metas, usable_cells):
+            if not any(x1 > x0 and y1 > y0 for x0, y0, x1, y1 in cells):
                 raise ValueError(f'no prior lies within allowed_border={border} pixels of an image of '
                                  f'{tuple(meta["img_shape"][:2])}: set allowed_border=-1')
         ignored = [None if gt is None or not len(gt.bboxes) else get_box_tensor(gt.bboxes)
-                   for gt in batch_gt_instances_ignore or [None] * len(ranges)]
+                   for gt in batch_gt_instances_ignore or [None] * len(usable_cells)]
         return GroundTruths.of([get_box_tensor(gt.bboxes) for gt in batch_gt_instances],
-                               [gt.labels for gt in batch_gt_instances], ignored, ranges, self.num_classes)
+                               [gt.labels for gt in batch_gt_instances], ignored, usable_cells, self.num_classes)
 
     @torch.no_grad()
     def match(self, pred: Predictions, truth: GroundTruths) -> Matches:
@@ -200,11 +202,11 @@ class GFLHead(AnchorHead):
         # Ignored boxes take priors out of the regular grid, which ATSS for a batch relies on.
         is_regular = getattr(self.assigner, 'ignore_iof_thr', 0) <= 0 or all(boxes is None for boxes in truth.ignored)
         if hasattr(self.assigner, 'match') and type(self.sampler) is PseudoSampler and is_regular:
-            m = self.assigner.match(pred.grids, truth, peek)
+            matches = self.assigner.match(pred.grids, truth, peek)
         else:
-            m = match_by_image(self.assigner, self.sampler, pred.grids, truth, peek)
+            matches = match_by_image(self.assigner, self.sampler, pred.grids, truth, peek)
         pos_weight = self.train_cfg['pos_weight']
-        return m if pos_weight <= 0 else m.with_pos_weight(pos_weight, pred.grids, len(truth.counts))
+        return matches if pos_weight <= 0 else matches.with_pos_weight(pos_weight, pred.grids, len(truth.counts))
 
     # ---- prediction ----
 
@@ -254,12 +256,12 @@ class GFLHead(AnchorHead):
                        for result, meta in zip(results, batch_img_metas)]
         return results
 
-    def boxes_at(self, pred: Predictions, at: PriorIndex, img_shapes: Sequence[Sequence[int]]) -> Tensor:
+    def boxes_at(self, pred: Predictions, index: PriorIndex, img_shapes: Sequence[Sequence[int]]) -> Tensor:
         """(K, 4) boxes of detections at K priors, in pixels, cut to their images of heights and widths (B, 2)."""
-        boxes = self.box.detect(pred.box_at(at), pred.priors_at(at))
+        boxes = self.box.detect(pred.box_at(index), pred.priors_at(index))
         if not getattr(self.bbox_coder, 'clip_border', True):
             return boxes
-        return clip_boxes(boxes, torch.tensor(img_shapes).to(boxes.device, non_blocking=True)[at.image])
+        return clip_boxes(boxes, torch.tensor(img_shapes).to(boxes.device, non_blocking=True)[index.image])
 
 
 def _is_plain(nms: ConfigType) -> bool:

@@ -16,5 +16,7 @@ class GFLV2Head(GFLHead):
 
     def __init__(self, *args, loss_cls: OptConfigType = None, reg_topk: int = 4, reg_channels: int = 64,
                  add_mean: bool = True, **kwargs) -> None:
-        quality = dict(type='DistributionGuidedQuality', reg_topk=reg_topk, reg_channels=reg_channels, add_mean=add_mean)
-        super().__init__(*args, quality=quality if loss_cls is None else dict(quality, loss_cls=loss_cls), **kwargs)
+        quality = dict(reg_topk=reg_topk, reg_channels=reg_channels, add_mean=add_mean)
+        if loss_cls is not None:
+            quality['loss_cls'] = loss_cls
+        super().__init__(*args, quality=dict(type='DistributionGuidedQuality', **quality), **kwargs)

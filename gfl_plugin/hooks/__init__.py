@@ -1,4 +1,4 @@
-"""Hooks of MMEngine's runner."""
+"""Hooks for MMEngine's runner."""
 from .checkpoint import CheckpointHook
 from .checks import CheckSetupHook
 from .exact_resume import ResumeHook

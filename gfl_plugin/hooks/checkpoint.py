@@ -1,4 +1,4 @@
-"""Checkpoints that survive whatever happens while they are written."""
+"""Save checkpoints so that a crash during the save never costs the previous one."""
 import contextlib
 import os
 from typing import Any, Dict, Iterator, List, Tuple, Union
@@ -23,27 +23,27 @@ INTERRUPTED = 'interrupted.pth'
 class CheckpointHook(MMEngineCheckpointHook):
     """MMEngine's CheckpointHook, with its options, for runs that may be killed at any instant.
 
-    Unlike MMEngine's, which removes the oldest checkpoint and then writes the newest in place, this one writes a
-    temporary file, flushes it to disk, renames it, points to it (``last_checkpoint``), and only then removes the
-    oldest. Best checkpoints are saved the same way. The hook saves nothing while a weight, a buffer (such as the
-    statistics of BatchNorm), a moving average of them or a state of the optimizer is NaN or infinite: such a checkpoint
-    would push out a good one. Checkpoints in object stores, which are written whole anyway, are left to MMEngine.
+    Unlike MMEngine's: MMEngine removes the oldest checkpoint and then writes the newest in place. This hook writes a
+    temporary file, flushes it to disk, renames it, points ``last_checkpoint`` to it, and only then removes the oldest.
+    Best checkpoints are saved the same way. The hook saves nothing while a weight, a buffer (such as BatchNorm's
+    statistics), a moving average of these or a state of the optimizer is NaN or infinite, because such a checkpoint
+    would replace a good one. Object stores write files atomically, so checkpoints in them are left to MMEngine.
 
     Raises:
-        RunError: A checkpoint cannot be written. The ones before it are as they were.
+        RunError: A checkpoint cannot be written. The earlier checkpoints are unchanged.
     """
 
     def before_train(self, runner: Runner) -> None:
-        self._forget_strangers(runner)
+        self._ignore_foreign_paths(runner)
         super().before_train(runner)
         if is_main_process() and self._is_local() and files.remove_leftovers(self.out_dir):
-            runner.logger.info(f'What a killed run had not finished writing to {self.out_dir} was removed')
+            runner.logger.info(f'Removed the files that a killed run had not finished writing to {self.out_dir}')
 
     def save_interrupted(self, runner: Runner, iteration: int) -> bool:
-        """Save a run after an iteration that nothing else may save; the next regular checkpoint removes it.
+        """Save a run outside the regular interval. The next regular checkpoint removes this one.
 
         Returns:
-            Whether it was saved. It is not saved if one of its values is not finite.
+            Whether the run was saved. It is not saved if one of its values is not finite.
         """
         is_finite = self._is_finite(runner)
         if is_finite:
@@ -60,16 +60,16 @@ class CheckpointHook(MMEngineCheckpointHook):
                 self._remove(path)
 
     def _keep(self, runner: Runner, step: int) -> List[str]:
-        """Note a step as one to keep.
+        """Note that the checkpoint of a step is to be kept.
 
         Returns:
-            The checkpoints that are too many once this one is there.
+            The older checkpoints that exceed ``max_keep_ckpts`` once this one is written.
         """
         if self.max_keep_ckpts <= 0 or (self.keep_ckpt_ids and self.keep_ckpt_ids[-1] == step):
             return []
         kept = [*(other for other in self.keep_ckpt_ids if other != step), step]
-        self.keep_ckpt_ids.extend(kept)  # a deque that lets go of the oldest
-        # With the outdated: should the run be killed before it removes them, the resumed run does (before_train).
+        self.keep_ckpt_ids.extend(kept)  # a deque that drops the oldest
+        # This list includes the outdated ones: if the run is killed before it removes them, the resumed run will.
         runner.message_hub.update_info('keep_ckpt_ids', kept)
         return [self._path(self.filename_tmpl.format(other)) for other in kept[:-self.max_keep_ckpts]]
 
@@ -93,13 +93,13 @@ class CheckpointHook(MMEngineCheckpointHook):
                 super()._save_best_checkpoint(runner, metrics)
         finally:
             self.file_backend = backend
-        for path in removals.paths:  # by the main process alone: the others noted none
+        for path in removals.paths:  # empty except in the main process
             if path not in self._best(runner).values():
                 self._remove(path)
 
     @contextlib.contextmanager
     def _writing_whole_files(self, runner: Runner) -> Iterator[None]:
-        """Within it, the runner's own ``save_checkpoint`` writes files that are there whole or not at all."""
+        """Make the runner's own ``save_checkpoint`` write each file completely or not at all."""
         if 'save_checkpoint' in vars(runner) or not self._is_local():
             yield
             return
@@ -122,18 +122,19 @@ class CheckpointHook(MMEngineCheckpointHook):
         try:
             yield
         except OSError as error:
-            advice = 'Free some space' if files.is_out_of_space(error) else 'Mend that'
-            raise RunError(f'The checkpoint {self._path(name)} cannot be written ({error.strerror}). The ones before '
-                           f'it are as they were. {advice} and go on by --resume') from error
+            advice = 'Free some space' if files.is_out_of_space(error) else 'Fix the cause'
+            raise RunError(f'The checkpoint {self._path(name)} cannot be written ({error.strerror}). The earlier '
+                           f'ones are unchanged. {advice} and continue with --resume') from error
 
-    def _forget_strangers(self, runner: Runner) -> None:
-        """Let a checkpoint say by name, not by path, which files were its run's: it might have come from a stranger.
+    def _ignore_foreign_paths(self, runner: Runner) -> None:
+        """Take from a loaded checkpoint only the names of the files that its run owns, not their folders.
 
-        They are files to be removed, in time. A run that has moved to another folder finds its own again this way.
+        The run will remove these files in time, and a stranger's checkpoint may name any file of the user. A run that
+        was moved to another folder also finds its own files again this way.
         """
         info = runner.message_hub.runtime_info
         out_dir = str(self.out_dir or runner.work_dir)
-        if self.out_dir is not None and str(self.out_dir) != runner.work_dir:  # as MMEngine will have it
+        if self.out_dir is not None and str(self.out_dir) != runner.work_dir:  # MMEngine appends this name too
             out_dir = os.path.join(out_dir, os.path.basename(runner.work_dir.rstrip(os.sep)))
         if 'keep_ckpt_ids' in info:
             info['keep_ckpt_ids'] = [step for step in info['keep_ckpt_ids'] if isinstance(step, int)]
@@ -146,7 +147,7 @@ class CheckpointHook(MMEngineCheckpointHook):
 
     @staticmethod
     def _best(runner: Runner) -> Dict[str, str]:
-        """The best checkpoints so far, by the key of the message hub that names them."""
+        """List the best checkpoints so far, by their key in the message hub."""
         return {key: path for key, path in runner.message_hub.runtime_info.items() if key.startswith('best_ckpt')}
 
     def _is_finite(self, runner: Runner) -> bool:
@@ -157,7 +158,7 @@ class CheckpointHook(MMEngineCheckpointHook):
         return broken is None
 
     def _tensors_to_save(self, runner: Runner) -> Iterator[Tuple[str, torch.Tensor]]:
-        """The tensors of the model, of its moving averages and of the optimizer, with a name for the log."""
+        """Yield the tensors of the model, its moving averages and the optimizer, with a name for the log."""
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         states = [('', model.state_dict())]
         averages = [hook.ema_model.module for hook in runner.hooks if isinstance(hook, EMAHook)]
@@ -176,18 +177,18 @@ class CheckpointHook(MMEngineCheckpointHook):
     def _remove(self, path: str) -> None:
         if self.file_backend.isfile(path):
             self.file_backend.remove(path)
-        elif self.file_backend.isdir(path):  # DeepSpeed's are folders
+        elif self.file_backend.isdir(path):  # DeepSpeed's checkpoints are folders
             self.file_backend.rmtree(path)
 
 
 def _optimizer_states(wrapper: Union[OptimWrapper, OptimWrapperDict]) -> Iterator[Dict[str, Any]]:
-    """What each optimizer keeps for each parameter, such as its momentum."""
+    """Yield the state of each parameter, such as its momentum, from each optimizer."""
     for single in wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]:
         yield from (state for state in single.optimizer.state.values() if isinstance(state, dict))
 
 
 class _NotedRemovals:
-    """A storage backend that removes nothing yet."""
+    """A storage backend that notes what to remove, and removes nothing."""
 
     def __init__(self, backend) -> None:
         self.backend, self.paths = backend, []

@@ -1,4 +1,4 @@
-"""Checks that need both sides: the data and the head, the checkpoint and the model."""
+"""Check that the head fits the data, and the checkpoint fits the model."""
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import BaseLoop, Runner
@@ -9,10 +9,10 @@ from ..registry import HOOKS
 
 @HOOKS.register_module()
 class CheckSetupHook(Hook):
-    """Stop a run whose head has another number of classes than its data, or whose checkpoint is of another model.
+    """Stop a run whose head and data differ in the number of classes, or whose checkpoint is of another model.
 
     Raises:
-        SetupError: So it is.
+        SetupError: The head's num_classes differs from the data set's, or the checkpoint does not fit the model.
     """
     priority = 'VERY_HIGH'  # before hooks that load parts of a checkpoint (EMAHook)
 
@@ -38,7 +38,7 @@ class CheckSetupHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        model = getattr(model, 'module', model)  # of test-time augmentation
+        model = getattr(model, 'module', model)  # test-time augmentation wraps the model
         wanted = model.state_dict()
         given = {key[len('module.'):] if key.startswith('module.') else key: value
                  for key, value in checkpoint.get('state_dict', checkpoint).items()}
@@ -46,12 +46,12 @@ class CheckSetupHook(Hook):
         unexpected = sorted(given.keys() - wanted.keys())
         reshaped = sorted(k for k in wanted.keys() & given.keys() if wanted[k].shape != given[k].shape)
         fitting = len(wanted) - len(missing) - len(reshaped)
-        # Weights to start a training from may lack a head or have another number of classes; they must fit by half.
-        starts_training = isinstance(runner._train_loop, BaseLoop) and not runner._resume  # in a test it is a dict yet
+        # Weights that a training starts from may lack the head or have other classes, but half of them must fit.
+        starts_training = isinstance(runner._train_loop, BaseLoop) and not runner._resume  # in a test: still a dict
         if not (missing or unexpected or reshaped) or (starts_training and 2 * fitting >= len(wanted)):
             return
         parts = [f'{len(keys)} keys are {what} ({", ".join(keys[:3])}{", ..." if len(keys) > 3 else ""})'
                  for keys, what in ((missing, 'missing'), (unexpected, 'unknown to the model'),
                                     (reshaped, 'of another shape')) if keys]
-        raise SetupError(f'The checkpoint {runner._load_from} is of another architecture than the config: of the '
-                         f'model\'s {len(wanted)} keys {fitting} fit; {"; ".join(parts)}')
+        raise SetupError(f'The checkpoint {runner._load_from} is of another architecture than the config: {fitting} '
+                         f'of the model\'s {len(wanted)} keys fit; {"; ".join(parts)}')

@@ -1,4 +1,4 @@
-"""What makes a resumed run the run that it was."""
+"""Make a resumed run continue exactly where it stopped."""
 import itertools
 import random
 from typing import Iterator, List, Optional, Tuple
@@ -13,32 +13,31 @@ from ..registry import HOOKS
 
 @HOOKS.register_module()
 class ResumeHook(Hook):
-    """Give a resumed run the order of data, the place in the epoch and the random numbers that it would have had.
+    """Give a resumed run the data order, the place in the epoch and the random numbers of an uninterrupted run.
 
-    MMEngine resumes weights, optimizer, schedule, averaged weights and message hub. Unlike there
+    MMEngine resumes weights, optimizer, schedule, averaged weights and message hub. This hook adds three things:
 
-    - the sampler goes on with its seed, also if the config names none: the data of each epoch come in the order in
-      which they would have come;
-    - a run that was saved within an epoch goes on with the batches that were left, without loading the others (where
-      the number of batches an epoch is another now, in proportion);
-    - random numbers are a function of (seed, iteration, rank) and of nothing else.
+    - The sampler keeps its seed, even if the config names none, so the data of each epoch come in the same order.
+    - A run that was saved within an epoch continues with the remaining batches, without loading the earlier ones. If
+      the number of batches per epoch has changed, it skips the same share of them.
+    - Random numbers depend only on (seed, iteration, rank).
 
-    So with ``num_workers=0`` a resumed run has the losses of one that never ended, from wherever it goes on. With
-    workers, which are processes with random numbers of their own, the order of the data, and so the images of each
-    batch, is the same; their random augmentation starts again as in the first epoch, and differs.
+    So with ``num_workers=0`` a resumed run has the same losses as an uninterrupted one, wherever it was stopped. With
+    workers, each batch has the same images, but workers have their own random numbers, which start again as in the
+    first epoch, so the random augmentation differs.
     """
-    priority = 'LOWEST'  # random numbers are set when all other hooks are through
+    priority = 'LOWEST'  # so that random numbers are set after all other hooks have run
 
     def __init__(self) -> None:
-        self._batches_done = 0  # of the epoch
-        self._to_skip = (0, 1)
+        self._batches_done = 0  # in this epoch
+        self._to_skip = (0, 1)  # batches done in the epoch of the checkpoint, and the length of that epoch
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         meta = checkpoint['meta']
         sampler = _sampler(runner)
         if sampler is not None:
             meta['sampler_seed'] = sampler.seed
-        if meta['epoch'] == runner.epoch:  # else the epoch is over
+        if meta['epoch'] == runner.epoch:  # otherwise the epoch is complete
             meta['batches_of_epoch'] = [self._batches_done, _epoch_length(runner)]
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
@@ -52,13 +51,13 @@ class ResumeHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         done, total = self._to_skip
-        if not done or not isinstance(runner.train_loop, EpochBasedTrainLoop):  # MMEngine's other loop skips itself
+        if not done or not isinstance(runner.train_loop, EpochBasedTrainLoop):  # IterBasedTrainLoop skips by itself
             return
         loader = runner.train_dataloader
         self._batches_done = done if total == len(loader) else done * len(loader) // total
-        # DataLoader refuses another sampler, for its workers might be at work already; these have not been started.
+        # DataLoader forbids a new sampler, because workers may be running. Here no worker has started yet.
         object.__setattr__(loader, 'batch_sampler', _Remaining(loader.batch_sampler, self._batches_done))
-        runner.logger.info(f'Epoch {runner.epoch + 1} goes on after {self._batches_done} of its batches')
+        runner.logger.info(f'Epoch {runner.epoch + 1} continues after {self._batches_done} of its batches')
 
     def before_train_epoch(self, runner: Runner) -> None:
         _seed(runner, runner.iter)
@@ -73,11 +72,11 @@ class ResumeHook(Hook):
         self._batches_done = 0
         batches = runner.train_dataloader.batch_sampler
         if isinstance(batches, _Remaining):
-            batches.skip = 0  # it stays, since workers that persist hold on to it
+            batches.skip = 0  # it cannot be removed: persistent workers hold a reference
 
 
 class _Remaining:
-    """The batches of a sampler after the first ``skip``; everything else is the sampler's."""
+    """A batch sampler without its first ``skip`` batches; everything else is passed on to the sampler."""
 
     def __init__(self, batches, skip: int) -> None:
         self.batches, self.skip = batches, skip
@@ -98,7 +97,7 @@ def _epoch_length(runner: Runner) -> int:
 
 
 def _sampler(runner: Runner) -> Optional[torch.utils.data.Sampler]:
-    """What orders the training data by a seed."""
+    """Find the sampler that orders the training data by a seed."""
     loader = runner.train_dataloader
     for sampler in (loader.sampler, getattr(loader.batch_sampler, 'sampler', None)):
         if hasattr(sampler, 'seed'):
@@ -107,9 +106,9 @@ def _sampler(runner: Runner) -> Optional[torch.utils.data.Sampler]:
 
 
 def _seed(runner: Runner, iteration: int) -> None:
-    """Set Python's, NumPy's and PyTorch's random numbers, which ranks have each their own of."""
+    """Seed Python, NumPy and PyTorch, differently for each rank and iteration."""
     key: Tuple[int, ...] = (abs(runner.seed), iteration, runner.rank)
     seed = int(np.random.SeedSequence(key).generate_state(1)[0])
     random.seed(seed)
     np.random.seed(seed)
-    torch.manual_seed(seed)  # of all devices
+    torch.manual_seed(seed)  # seeds every device

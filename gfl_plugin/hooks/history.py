@@ -1,4 +1,4 @@
-"""What a run remembers of the values it has logged."""
+"""Limit how much of the logged values a run keeps."""
 import math
 from typing import List, Optional, Union
 
@@ -12,14 +12,14 @@ Window = Union[int, str, None]
 
 @HOOKS.register_module()
 class HistoryHook(Hook):
-    """Keep as much of the history of each logged value as the log has a use for, instead of all of it.
+    """Keep only as much of the history of each logged value as the log needs.
 
-    MMEngine appends each value of each iteration to an array, by copying it, and saves all arrays in every checkpoint:
-    some 160 bytes an iteration, 14 MB in the 90,000 of the 1x schedule. Worse, arrays that are each a little larger
-    than the one before leave holes in memory which none of them fits into.
+    MMEngine keeps the whole history. In each iteration it copies each array to append a value, and every checkpoint
+    holds all arrays: about 160 bytes an iteration, or 14 MB after the 90,000 iterations of the 1x schedule. Worse, each
+    array is a little larger than the last, so the freed ones leave holes in memory that no later array fits into.
 
-    What is logged stays the same: the longest window of ``log_processor`` is kept, and everything where one of them has
-    no end (``window_size`` is ``'global'``, or not given in ``custom_cfg``).
+    The log stays the same: the hook keeps the longest window of ``log_processor``. It keeps everything if a window has
+    no end (``window_size`` is ``'global'``, or ``custom_cfg`` gives none).
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class HistoryHook(Hook):
         windows: List[Window] = [processor.window_size, *(one.get('window_size') for one in processor.custom_cfg)]
         lengths = [_length(window, runner) for window in windows]
         if runner._val_loop is not None:
-            lengths.append(len(runner.val_dataloader))  # the times of a whole validation are averaged
+            lengths.append(len(runner.val_dataloader))  # MMEngine averages the times over the whole validation
         self._length = max(math.inf if length is None else length for length in lengths)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
@@ -41,7 +41,7 @@ class HistoryHook(Hook):
 
 
 def _length(window: Window, runner: Runner) -> Optional[int]:
-    """Of a window, in values; None where it has no end."""
+    """Length of a window in values; None if it has no end."""
     if window == 'epoch':
         return len(runner.train_dataloader)
     return window if isinstance(window, int) else None

@@ -1,15 +1,18 @@
 """A run that is asked to end saves itself first."""
+import datetime
 import functools
+import multiprocessing
 import os
 import signal
 import threading
 import time
-from typing import Callable, Dict, Optional
+from typing import Callable, Dict, List, Optional
 
 import torch
 from mmengine.dist import is_distributed
 from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import Runner
+from torch.utils.data import DataLoader
 
 from ..errors import Interrupted
 from ..registry import HOOKS
@@ -20,10 +23,10 @@ ECHO = 2.0  # seconds within which a launcher repeats a signal that its processe
 
 @HOOKS.register_module()
 class InterruptHook(Hook):
-    """On SIGTERM or SIGINT finish the iteration, save the run by :class:`CheckpointHook`, end it.
+    """On SIGTERM, SIGINT or SIGHUP finish the iteration, save the run by :class:`CheckpointHook`, and end it.
 
-    All ranks end at the same iteration, whichever of them got the signal. A validation is broken off, and the run that
-    goes on begins with it; a signal while its metric is computed waits for that. A second SIGINT stops at once.
+    All ranks end at the same iteration, whichever of them got the signal. A signal breaks a validation off, and the
+    resumed run begins with it; while the metric is computed, the signal waits. A second SIGINT stops at once.
 
     Raises:
         Interrupted: The run was asked to end, and is saved. ``tools/train.py`` exits with its status.
@@ -48,16 +51,19 @@ class InterruptHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         if is_distributed():  # a group on the CPU: to ask the others must not wait for the device
-            self._group = torch.distributed.new_group(backend='gloo')
+            self._group = torch.distributed.new_group(backend='gloo', timeout=_timeout(runner))
         if threading.current_thread() is threading.main_thread():  # Python lets no other set handlers
-            self._handlers = {number: signal.signal(number, self._receive)
-                              for number in (signal.SIGTERM, signal.SIGINT)}
+            self._handlers = {number: signal.signal(number, self._receive) for number in _signals()}
         validates = runner._val_loop is not None
         for loader in (runner.train_dataloader, *([runner.val_dataloader] if validates else ())):
-            loader.worker_init_fn = functools.partial(_outlast_a_signal, loader.worker_init_fn)
+            _let_workers_outlast_a_signal(loader)
         if validates and self._validate_first:
             runner.logger.info('The run goes on with the validation that a signal broke off')
             runner.val_loop.run()
+
+    def before_test(self, runner: Runner) -> None:
+        # Ctrl-C ends the test, but reaches its workers too, and each would print a traceback.
+        _let_workers_outlast_a_signal(runner.test_dataloader)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         self._end_if_asked(runner, runner.iter + 1)
@@ -98,10 +104,10 @@ class InterruptHook(Hook):
         self.restore()
 
     def restore(self) -> None:
-        """Let signals do what they did before the training."""
+        """Let signals do what they did before the training, and let go of the group of ranks."""
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
-        self._handlers = {}
+        self._handlers, self._group = {}, None
 
     def _receive(self, number: int, frame) -> None:
         # Only a note: the interpreter may be anywhere, in the midst of a step or of writing a file.
@@ -120,20 +126,38 @@ class InterruptHook(Hook):
         return signal.Signals(received).name if received else None
 
 
+def _timeout(runner: Runner) -> Optional[datetime.timedelta]:
+    """How long a rank waits for the others, as the config says; None for PyTorch's default."""
+    seconds = ((runner.cfg.get('env_cfg') or {}).get('dist_cfg') or {}).get('timeout')
+    return None if seconds is None else datetime.timedelta(seconds=seconds)
+
+
+def _signals() -> List[int]:
+    """The signals that ask a run to end. A lost terminal sends SIGHUP, which a run under nohup goes on ignoring."""
+    is_ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return [signal.SIGTERM, signal.SIGINT, *([] if is_ignored else [signal.SIGHUP])]
+
+
+def _let_workers_outlast_a_signal(loader: DataLoader) -> None:
+    loader.worker_init_fn = functools.partial(_outlast_a_signal, loader.worker_init_fn)
+
+
 def _outlast_a_signal(initialize: Optional[Callable[[int], None]], worker: int) -> None:
     """Set up a process that loads data: a signal to all processes of a job must not take the data from the iteration.
 
-    A SIGTERM from the training itself is how PyTorch and Python end it, and still does.
+    A SIGTERM from the process that trains is how PyTorch and Python end a worker, and still does.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, 'sigwaitinfo'):  # which alone knows who sent it; not on macOS
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_when_told_by, args=(os.getppid(), ), daemon=True).start()
+        trainer = multiprocessing.parent_process().pid  # not getppid(): with forkserver that is the server
+        threading.Thread(target=_end_when_told_by, args=(trainer, ), daemon=True).start()
     if initialize is not None:
         initialize(worker)
 
 
-def _end_when_told_by(parent: int) -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+def _end_when_told_by(trainer: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != trainer:
         pass
     os._exit(0)

@@ -1,4 +1,4 @@
-"""How the model lies in memory."""
+"""Set the memory layout of the model."""
 import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -8,10 +8,10 @@ from ..registry import HOOKS
 
 @HOOKS.register_module()
 class ChannelsLastHook(Hook):
-    """Lay the weights out channels-last before training, validation and test; feature maps follow the weights.
+    """Convert the weights to channels-last before training, validation and test. Feature maps follow the weights.
 
-    Convolutions in half precision on tensor cores work in this layout anyway and need not convert, and the plugin's
-    losses read and write the maps as they are. Values, checkpoints and state dicts stay the same.
+    Tensor cores use this layout for half-precision convolutions, so no conversion is needed, and the plugin's losses
+    read and write maps in any layout. Values, checkpoints and state dicts stay the same.
     """
 
     def before_train(self, runner: Runner) -> None:

@@ -1,4 +1,4 @@
-"""End a run whose loss is not finite before it costs a night, and report what is known about it."""
+"""End a run soon after its loss stops being finite, and report what is known about the loss."""
 import math
 import os
 from typing import Dict, List, Optional
@@ -12,25 +12,25 @@ from ..registry import HOOKS
 
 @HOOKS.register_module()
 class LossGuardHook(Hook):
-    """Stop when the loss has not been finite for some iterations in a row; count the steps that AMP skips.
+    """Stop a run when its loss has not been finite for some iterations in a row, and count the steps that AMP skips.
 
-    Mixed precision skips a step whose gradient overflows, and lowers its scale. Training recovers from that by itself,
-    so this hook only counts these steps, in the log and in ``skipped_steps`` of the message hub.
-    :class:`CheckpointHook` saves no values that are not finite, so the last checkpoint is from before.
+    When a gradient overflows, mixed precision skips the step and lowers its scale. Training recovers from that, so this
+    hook only counts these steps, in the log and in ``skipped_steps`` of the message hub. :class:`CheckpointHook` saves
+    only finite values, so the last checkpoint was saved before.
 
     Args:
-        patience: The run ends after so many iterations in a row without a finite loss.
+        patience: The run ends after this many iterations in a row without a finite loss.
 
     Raises:
-        RunError: The loss was not finite ``patience`` times in a row. The message has the first of these iterations,
-            with its images, losses, learning rate and, where ``clip_grad`` measures it, gradient norm.
+        RunError: The loss was not finite ``patience`` times in a row. The message describes the first of these
+            iterations: images, losses, learning rate and, if ``clip_grad`` measures it, gradient norm.
     """
 
     def __init__(self, patience: int = 10) -> None:
         if patience < 1:
             raise ValueError(f'patience must be at least 1, not {patience}')
         self.patience = patience
-        self._reports: List[str] = []  # of the iterations since the loss was finite
+        self._reports: List[str] = []  # one for each iteration since the loss was last finite
         self._scale: Optional[float] = None
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
@@ -43,8 +43,8 @@ class LossGuardHook(Hook):
         if len(self._reports) == 1:
             runner.logger.warning(f'The loss is not finite in {self._reports[0]}')
         if len(self._reports) >= self.patience:
-            raise RunError(f'The loss has not been finite for {self.patience} iterations in a row, the first of which '
-                           f'is {self._reports[0]}. The last checkpoint is from before. A lower learning rate, a '
+            raise RunError(f'The loss has not been finite for {self.patience} iterations in a row. The first was '
+                           f'{self._reports[0]}. The last checkpoint was saved before it. A lower learning rate, a '
                            'longer warm-up, optim_wrapper.clip_grad or a look at these images may help')
 
     def _count_skipped(self, runner: Runner) -> None:
@@ -52,7 +52,7 @@ class LossGuardHook(Hook):
         if scaler is None:
             return
         before, self._scale = self._scale, scaler.get_scale()
-        if before is not None and self._scale < before:  # it is lowered after a skipped step, and only then
+        if before is not None and self._scale < before:  # the scaler lowers its scale only after a skipped step
             skipped = runner.message_hub.runtime_info.get('skipped_steps', 0) + 1
             runner.message_hub.update_info('skipped_steps', skipped)
             runner.logger.warning(f'The gradient overflowed in iteration {runner.iter + 1}: mixed precision skipped '
@@ -60,7 +60,7 @@ class LossGuardHook(Hook):
 
 
 def _report(runner: Runner, data_batch, losses: Dict[str, float]) -> str:
-    """What is known of an iteration."""
+    """Describe an iteration."""
     samples = data_batch.get('data_samples', ()) if isinstance(data_batch, dict) else ()
     images = [os.path.basename(str(sample.metainfo.get('img_path', 'unnamed'))) for sample in samples]
     values = ', '.join(f'{name} {loss:g}' for name, loss in losses.items())

@@ -1,6 +1,4 @@
 """Distribution Focal Loss (GFL, arXiv:2006.04388, eq. 6)."""
-from typing import Optional
-
 from torch import Tensor
 
 from ..registry import MODELS
@@ -29,8 +27,6 @@ def distribution_focal_loss(logits: Tensor, target: Tensor) -> Tensor:
 class DistributionFocalLoss(WeightedLoss):
     """DFL of N distributions. Arguments are MMDetection's: see :class:`WeightedLoss`."""
 
-    def forward(self, pred: Tensor, target: Tensor, weight: Optional[Tensor] = None, avg_factor=None,
-                reduction_override: Optional[str] = None) -> Tensor:
-        """``pred`` is (N, n+1) logits, ``target`` (N,) bins, ``weight`` (N,)."""
-        reduction = self.choose_reduction(reduction_override)
-        return self.reduce(distribution_focal_loss(pred, target), weight, avg_factor, reduction)
+    def elementwise(self, pred: Tensor, target: Tensor) -> Tensor:
+        """(N,) of logits (N, n+1) and targets (N,), in bins."""
+        return distribution_focal_loss(pred, target)

@@ -1,14 +1,11 @@
 """Focal Loss (arXiv:1708.02002, eq. 5)."""
-from typing import Optional
-
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..registry import MODELS
-from .closed_form import ClosedForm
+from .closed_form import ClosedForm, SigmoidLoss
 from .generalized_focal import modulate
-from .weighting import WeightedLoss, dense_target
+from .weighting import as_dense
 
 
 def focal_loss(logits: Tensor, target: Tensor, gamma: float = 2.0, alpha: float = 0.25) -> Tensor:
@@ -31,54 +28,27 @@ def focal_loss(logits: Tensor, target: Tensor, gamma: float = 2.0, alpha: float 
 
 
 @MODELS.register_module()
-class FocalLoss(WeightedLoss):
+class FocalLoss(SigmoidLoss):
     """FL of N priors and C classes. Arguments are MMDetection's.
 
     Args:
-        use_sigmoid: Must be True; MMDetection's heads read it.
         gamma: Exponent of the modulating factor, >= 0.
         alpha: Weight of a prior's own class, in [0, 1]. The weight of all others is 1 - alpha.
-        reduction, loss_weight: See :class:`WeightedLoss`.
+        use_sigmoid, reduction, loss_weight: See :class:`SigmoidLoss`.
 
     Raises:
-        ValueError: ``use_sigmoid`` is False, ``gamma`` is negative or ``alpha`` outside [0, 1].
+        ValueError: ``alpha`` is outside [0, 1].
     """
 
     def __init__(self, use_sigmoid: bool = True, gamma: float = 2.0, alpha: float = 0.25, reduction: str = 'mean',
                  loss_weight: float = 1.0) -> None:
-        super().__init__(reduction, loss_weight)
-        if not use_sigmoid:
-            raise ValueError('FocalLoss is defined on sigmoids: use_sigmoid must be True')
-        if gamma < 0:
-            raise ValueError(f'gamma={gamma} is negative')
         if not 0 <= alpha <= 1:
             raise ValueError(f'alpha={alpha} is outside [0, 1]')
-        self.use_sigmoid, self.gamma, self.alpha = use_sigmoid, gamma, alpha
+        super().__init__(use_sigmoid, reduction, loss_weight, gamma=gamma, alpha=alpha)
 
-    @property
-    def closed_form(self) -> Optional[ClosedForm]:
-        """What the head computes in place of :meth:`forward`.
-
-        ``None`` where :meth:`forward` must run: for a subclass, or another reduction than the mean.
-        """
-        if type(self) is not FocalLoss or self.reduction != 'mean':
-            return None
+    def constants_of_form(self) -> ClosedForm:
         return ClosedForm(self.gamma, self.gamma, 1 - self.alpha, (self.alpha, 0.0))
 
-    def forward(self, pred: Tensor, target: Tensor, weight: Optional[Tensor] = None, avg_factor=None,
-                reduction_override: Optional[str] = None) -> Tensor:
-        """FL of each prior and class, weighted and reduced.
-
-        Args:
-            pred: (N, C) logits.
-            target: (N,) labels, where others than 0..C-1 mean background; or (N, C) of 0 or 1.
-            weight: (N,) or (N, C).
-            avg_factor: Divisor of the sum for ``'mean'``.
-            reduction_override: Replaces ``reduction``.
-        """
-        reduction = self.choose_reduction(reduction_override)
-        if target.dim() < pred.dim():
-            target = dense_target(target, torch.ones_like(target), pred.shape[1])
-        if weight is not None and weight.dim() < pred.dim():
-            weight = weight[:, None]
-        return self.reduce(focal_loss(pred, target, self.gamma, self.alpha), weight, avg_factor, reduction)
+    def elementwise(self, pred: Tensor, target: Tensor) -> Tensor:
+        """(N, C) of logits (N, C) and targets: labels (N,), where others than 0..C-1 mean background, or (N, C)."""
+        return focal_loss(pred, as_dense(target, pred), self.gamma, self.alpha)

@@ -1,13 +1,12 @@
 """A classification loss over class maps where almost every target is 0: value and gradient in one pass.
 
 Training runs this code instead of the pure functions of :mod:`.focal`, :mod:`.quality_focal` and :mod:`.varifocal`. It
-is their :class:`ClosedForm`, with the gradient derived by hand. On a GPU with Triton, :mod:`.fused_triton` does the same
-in one pass over the logits. Everywhere else, and under ``torch.compile``, this file does it with PyTorch operators.
+is their :class:`ClosedForm`, with the gradient derived by hand. On a GPU with Triton, :mod:`.fused_triton` does the
+same in one pass over the logits. Elsewhere, and under ``torch.compile``, this file does it with PyTorch operators.
 """
 import itertools
 import math
 import os
-from functools import lru_cache
 from typing import Callable, Optional, Sequence, Tuple, Union
 
 import torch
@@ -66,14 +65,14 @@ class _FusedClassLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad_output):
         factor, buffers = grad_output * ctx.late, ctx.saved_tensors
-        # On a CPU this look is free, and often saves a pass.
+        # On a CPU, reading the factor is free and often saves a pass.
         if factor.device.type != 'cpu' or torch.compiler.is_compiling() or factor != 1:
             buffers = [buffer * factor for buffer in buffers]
         return None, None, None, None, *(_as_map(buffer[:-1], *layout) for buffer, layout in zip(buffers, ctx.layouts))
 
 
 def _enlargement(form: ClosedForm, weight: Sequence[Optional[Tensor]]) -> Union[Tensor, float]:
-    """A power of two. Slopes times it still fit fp16, except for some at positives if beta < 1."""
+    """A power of two. Slopes multiplied by it still fit fp16, except for some at positives if beta < 1."""
     exponent = FP16_EXPONENT - math.ceil(math.log2(max(1.0, form.alpha, form.factor[0], sum(form.factor))))
     weights = [w.amax() for w in weight if w is not None and w.numel()]
     if not weights:
@@ -97,13 +96,9 @@ def _as_map(x: Tensor, shape: torch.Size, by_channel: bool) -> Tensor:
 
 def _triton_for(x: Tensor) -> Optional[Callable]:
     """:func:`sum_plain` in Triton, if it can be used for ``x``."""
-    if not USE_TRITON or x.device.type != 'cuda' or torch.compiler.is_compiling():
+    supported = torch.float32, torch.bfloat16, torch.float16
+    if not USE_TRITON or x.device.type != 'cuda' or x.dtype not in supported or torch.compiler.is_compiling():
         return None
-    return _sum_triton() if x.dtype in (torch.float32, torch.bfloat16, torch.float16) else None
-
-
-@lru_cache(maxsize=1)
-def _sum_triton() -> Optional[Callable]:
     try:
         from .fused_triton import sum_triton
     except ImportError:  # not every PyTorch has Triton

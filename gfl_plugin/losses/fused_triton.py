@@ -60,14 +60,14 @@ def _power(base, EXPONENT: tl.constexpr):
 def _sigmoids(x):
     """sigma(x), 1 - sigma(x) and softplus(x), each to its last digits.
 
-    In as few instructions as that takes: beyond some thirty a number, memory has to wait for them.
+    Keep this under about 30 instructions per logit, or arithmetic takes longer than memory.
     """
     e = tl.exp(-tl.abs(x))
-    inverse = tl.rsqrt((1 + e) * (2 + e))  # squared it is 1 / (...), without a division's care for extreme numbers
+    inverse = tl.rsqrt((1 + e) * (2 + e))  # squared it is 1 / (...), cheaper than a full-precision division
     inverse = inverse * inverse
     near = (2 + e) * inverse  # sigma(|x|)
     far = e * near
-    # log(1 + e) = 2 artanh(t) with t = e / (2 + e) <= 1/3; what its series lacks here is below the rounding.
+    # log(1 + e) = 2 artanh(t) with t = e / (2 + e) <= 1/3; the omitted terms are below the rounding.
     t = e * (1 + e) * inverse
     s = t * t
     series = 1 + s * (1 / 3 + s * (1 / 5 + s * (1 / 7 + s * (1 / 9 + s * (1 / 11 + s * (1 / 13))))))
@@ -102,8 +102,8 @@ def _sum_background(x_at, gradient_at, weight_at, scale_at, sums_at, count, cell
 
 
 @triton.jit
-def _correct_positives(x_at, gradient_at, weight_at, scale_at, sums_at, image_at, label_at, cell_at, valid_at, target_at,
-                       count, classes, image_stride, label_stride, cell_stride, cells_of_image,
+def _correct_positives(x_at, gradient_at, weight_at, scale_at, sums_at, image_at, label_at, cell_at, valid_at,
+                       target_at, count, classes, image_stride, label_stride, cell_stride, cells_of_image,
                        GAMMA: tl.constexpr, ALPHA: tl.constexpr, BETA: tl.constexpr, A: tl.constexpr, B: tl.constexpr,
                        SLOTS: tl.constexpr, LIMIT: tl.constexpr):
     slot = tl.program_id(0) * SLOTS + tl.arange(0, SLOTS)

@@ -1,6 +1,6 @@
 """The likelihood of a side under a Gaussian (as in KL loss, arXiv:1809.08545, eq. 6, before its smoothing)."""
 import math
-from typing import Optional
+from typing import Tuple
 
 from torch import Tensor
 
@@ -28,8 +28,6 @@ def gaussian_nll_loss(mean: Tensor, log_spread: Tensor, target: Tensor) -> Tenso
 class GaussianNLLLoss(WeightedLoss):
     """Negative log-likelihood of N sides. Arguments: see :class:`WeightedLoss`."""
 
-    def forward(self, mean: Tensor, log_spread: Tensor, target: Tensor, weight: Optional[Tensor] = None,
-                avg_factor=None, reduction_override: Optional[str] = None) -> Tensor:
-        """All (N,), in one unit; ``weight`` (N,)."""
-        reduction = self.choose_reduction(reduction_override)
-        return self.reduce(gaussian_nll_loss(mean, log_spread, target), weight, avg_factor, reduction)
+    def elementwise(self, pred: Tuple[Tensor, Tensor], target: Tensor) -> Tensor:
+        """(N,) of means and log-spreads (N,) each, and targets (N,), in one unit."""
+        return gaussian_nll_loss(*pred, target)

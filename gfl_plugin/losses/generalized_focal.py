@@ -1,12 +1,12 @@
 """Generalized Focal Loss in its unified form (GFL, arXiv:2006.04388, eq. 7)."""
-from typing import Optional, Tuple, Union
+from typing import Tuple, Union
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..registry import MODELS
-from .weighting import WeightedLoss, dense_target
+from .weighting import WeightedLoss, as_dense
 
 
 def generalized_focal_loss(log_p_left: Tensor, log_p_right: Tensor, target: Tensor, y_left, y_right,
@@ -61,16 +61,12 @@ class GeneralizedFocalLoss(WeightedLoss):
             raise ValueError(f'y_left={y_left} is not below y_right={y_right}')
         self.y_left, self.y_right, self.beta = y_left, y_right, beta
 
-    def forward(self, pred: Tensor, target: Union[Tensor, Tuple[Tensor, Tensor]], weight: Optional[Tensor] = None,
-                avg_factor=None, reduction_override: Optional[str] = None) -> Tensor:
-        """``pred`` is (...) logits, ``target`` (...) in [y_left, y_right].
+    def elementwise(self, pred: Tensor, target: Union[Tensor, Tuple[Tensor, Tensor]]) -> Tensor:
+        """(...) of logits (...) and targets (...) in [y_left, y_right].
 
-        As a classification loss: ``pred`` is (N, C), ``target`` a pair of labels and scores (N,), ``weight`` (N,).
+        As a head's classification loss it takes (N, C) logits and (N,) labels, or labels and scores (N,). Labels
+        outside 0..C-1 mean background.
         """
-        reduction = self.choose_reduction(reduction_override)
-        if not isinstance(target, Tensor):
-            target, weight = dense_target(*target, pred.shape[1]), None if weight is None else weight[:, None]
-        pred, target = pred.float(), target.float()
-        loss = generalized_focal_loss(F.logsigmoid(-pred), F.logsigmoid(pred), target, self.y_left, self.y_right,
+        pred, target = pred.float(), as_dense(target, pred).float()
+        return generalized_focal_loss(F.logsigmoid(-pred), F.logsigmoid(pred), target, self.y_left, self.y_right,
                                       self.beta)
-        return self.reduce(loss, weight, avg_factor, reduction)

@@ -19,7 +19,7 @@ def ciou_loss(pred: Tensor, target: Tensor, eps: float = 1e-7) -> Tensor:
 
 
 class BoxLoss(WeightedLoss):
-    """A loss of paired boxes. Arguments are MMDetection's. A subclass gives :meth:`elementwise`.
+    """A loss of paired boxes. Arguments are MMDetection's.
 
     Args:
         eps: Lower bound of lengths and areas used as divisors, in the unit of the boxes or its square.
@@ -30,26 +30,25 @@ class BoxLoss(WeightedLoss):
         super().__init__(reduction, loss_weight)
         self.eps = eps
 
-    def forward(self, pred: Tensor, target: Tensor, weight: Optional[Tensor] = None, avg_factor=None,
-                reduction_override: Optional[str] = None) -> Tensor:
-        """``pred`` and ``target`` are (N, 4) boxes. ``weight`` is (N,), or (N, 4) with four equal columns."""
-        reduction = self.choose_reduction(reduction_override)
-        if weight is not None and weight.dim() > 1:
-            weight = weight.mean(-1)
-        return self.reduce(self.elementwise(pred, target, self.eps), weight, avg_factor, reduction)
-
-    def elementwise(self, pred: Tensor, target: Tensor, eps: float) -> Tensor:
-        """(N,) of (N, 4) boxes."""
-        raise NotImplementedError
+    def forward(self, pred: Tensor, target: Tensor, weight: Optional[Tensor] = None, *args, **kwargs) -> Tensor:
+        """See :class:`WeightedLoss`; ``weight`` may also be (N, 4) with four equal columns, as in MMDetection."""
+        return super().forward(pred, target, weight if weight is None or weight.dim() == 1 else weight.mean(-1), *args,
+                               **kwargs)
 
 
 @MODELS.register_module()
 class GIoULoss(BoxLoss):
     """GIoU loss; arguments of :class:`BoxLoss`."""
-    elementwise = staticmethod(giou_loss)
+
+    def elementwise(self, pred: Tensor, target: Tensor) -> Tensor:
+        """(N,) of boxes (N, 4)."""
+        return giou_loss(pred, target, self.eps)
 
 
 @MODELS.register_module()
 class CIoULoss(BoxLoss):
     """CIoU loss; arguments of :class:`BoxLoss`."""
-    elementwise = staticmethod(ciou_loss)
+
+    def elementwise(self, pred: Tensor, target: Tensor) -> Tensor:
+        """(N,) of boxes (N, 4)."""
+        return ciou_loss(pred, target, self.eps)

@@ -1,14 +1,11 @@
 """Varifocal Loss (VarifocalNet, arXiv:2008.13367, eq. 2)."""
-from typing import Optional
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..registry import MODELS
-from .closed_form import ClosedForm
+from .closed_form import ClosedForm, SigmoidLoss
 from .generalized_focal import modulate
-from .weighting import WeightedLoss
 
 
 def varifocal_loss(logits: Tensor, target: Tensor, alpha: float = 0.75, gamma: float = 2.0,
@@ -34,44 +31,24 @@ def varifocal_loss(logits: Tensor, target: Tensor, alpha: float = 0.75, gamma: f
 
 
 @MODELS.register_module()
-class VarifocalLoss(WeightedLoss):
+class VarifocalLoss(SigmoidLoss):
     """VFL of N priors and C classes. Arguments are MMDetection's.
 
     Args:
-        use_sigmoid: Must be True; MMDetection's heads read it.
         alpha: Weight of the negatives, >= 0.
         gamma: Exponent of their modulating factor, >= 0.
         iou_weighted: Whether a positive is weighted by its quality.
-        reduction, loss_weight: See :class:`WeightedLoss`.
-
-    Raises:
-        ValueError: ``use_sigmoid`` is False, ``alpha`` or ``gamma`` negative.
+        use_sigmoid, reduction, loss_weight: See :class:`SigmoidLoss`.
     """
 
     def __init__(self, use_sigmoid: bool = True, alpha: float = 0.75, gamma: float = 2.0, iou_weighted: bool = True,
                  reduction: str = 'mean', loss_weight: float = 1.0) -> None:
-        super().__init__(reduction, loss_weight)
-        if not use_sigmoid:
-            raise ValueError('VarifocalLoss is defined on sigmoids: use_sigmoid must be True')
-        if alpha < 0 or gamma < 0:
-            raise ValueError(f'alpha={alpha} or gamma={gamma} is negative')
-        self.use_sigmoid, self.alpha, self.gamma, self.iou_weighted = use_sigmoid, alpha, gamma, iou_weighted
+        super().__init__(use_sigmoid, reduction, loss_weight, alpha=alpha, gamma=gamma)
+        self.iou_weighted = iou_weighted
 
-    @property
-    def closed_form(self) -> Optional[ClosedForm]:
-        """What the head computes in place of :meth:`forward`.
-
-        ``None`` where :meth:`forward` must run: for a subclass, or another reduction than the mean.
-        """
-        if type(self) is not VarifocalLoss or self.reduction != 'mean':
-            return None
+    def constants_of_form(self) -> ClosedForm:
         return ClosedForm(self.gamma, 0.0, self.alpha, (0.0, 1.0) if self.iou_weighted else (1.0, 0.0))
 
-    def forward(self, pred: Tensor, target: Tensor, weight: Optional[Tensor] = None, avg_factor=None,
-                reduction_override: Optional[str] = None) -> Tensor:
-        """``pred`` is (N, C) logits, ``target`` (N, C) qualities, ``weight`` (N,) or (N, C)."""
-        reduction = self.choose_reduction(reduction_override)
-        if weight is not None and weight.dim() < pred.dim():
-            weight = weight[:, None]
-        loss = varifocal_loss(pred, target, self.alpha, self.gamma, self.iou_weighted)
-        return self.reduce(loss, weight, avg_factor, reduction)
+    def elementwise(self, pred: Tensor, target: Tensor) -> Tensor:
+        """(N, C) of logits (N, C) and qualities (N, C)."""
+        return varifocal_loss(pred, target, self.alpha, self.gamma, self.iou_weighted)

@@ -1,5 +1,5 @@
 """Weights, reduction and targets of a loss, as MMDetection's losses have them."""
-from typing import Optional, Union
+from typing import Optional, Tuple, Union
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ EPS = torch.finfo(torch.float32).eps
 
 
 class WeightedLoss(nn.Module):
-    """A loss that is weighted and reduced.
+    """An elementwise loss, weighted and reduced. A subclass gives :meth:`elementwise`.
 
     Args:
         reduction: ``'none'``, ``'mean'`` or ``'sum'``.
@@ -21,14 +21,26 @@ class WeightedLoss(nn.Module):
         super().__init__()
         self.reduction, self.loss_weight = reduction, loss_weight
 
-    def choose_reduction(self, override: Optional[str]) -> str:
-        """``reduction``, or what replaces it in one call."""
-        assert override is None or override in REDUCTIONS, f'reduction_override={override!r} is not one of {REDUCTIONS}'
-        return override or self.reduction
+    def forward(self, pred, target, weight: Optional[Tensor] = None, avg_factor: Union[Tensor, float, None] = None,
+                reduction_override: Optional[str] = None) -> Tensor:
+        """The loss, with MMDetection's signature.
 
-    def reduce(self, loss: Tensor, weight: Optional[Tensor], avg_factor, reduction: str) -> Tensor:
-        """Weight an elementwise loss, reduce it and multiply it by ``loss_weight``: see :func:`reduce_loss`."""
-        return self.loss_weight * reduce_loss(loss, weight, avg_factor, reduction)
+        Args:
+            pred, target: See :meth:`elementwise`.
+            weight: Of the shape of the elementwise loss, or (N,).
+            avg_factor: Divisor of the sum for ``'mean'``, in place of the number of elements.
+            reduction_override: Replaces ``reduction``.
+        """
+        assert reduction_override is None or reduction_override in REDUCTIONS, \
+            f'reduction_override={reduction_override!r} is not one of {REDUCTIONS}'
+        loss = self.elementwise(pred, target)
+        if weight is not None and weight.dim() < loss.dim():
+            weight = weight[:, None]
+        return self.loss_weight * reduce_loss(loss, weight, avg_factor, reduction_override or self.reduction)
+
+    def elementwise(self, pred, target) -> Tensor:
+        """The loss without weights, unreduced."""
+        raise NotImplementedError
 
 
 def reduce_loss(loss: Tensor, weight: Optional[Tensor] = None, avg_factor: Union[Tensor, float, None] = None,
@@ -55,6 +67,13 @@ def reduce_loss(loss: Tensor, weight: Optional[Tensor] = None, avg_factor: Union
     if reduction == 'sum':
         raise ValueError('avg_factor has no meaning with reduction="sum"')
     return loss.sum() / (avg_factor + EPS)
+
+
+def as_dense(target: Union[Tensor, Tuple[Tensor, Tensor]], pred: Tensor) -> Tensor:
+    """(N, C) targets for predictions (N, C): from labels (N,), from labels and scores (N,), or as they are."""
+    if isinstance(target, Tensor):
+        return target if target.dim() == pred.dim() else dense_target(target, torch.ones_like(target), pred.shape[1])
+    return dense_target(*target, pred.shape[1])
 
 
 def dense_target(label: Tensor, score: Tensor, num_classes: int) -> Tensor:

@@ -1,7 +1,6 @@
 """What the head asks of a quality."""
 from typing import Dict, List, Tuple
 
-import torch
 from mmdet.registry import MODELS
 from mmdet.utils import ConfigType
 from torch import Tensor, nn
@@ -50,63 +49,74 @@ class Quality(nn.Module):
         """
         return getattr(head, self.cls_layer)(cls_feat),
 
-    def targets(self, pred: Predictions, m: Matches, at: Positives) -> Tuple[Tensor, Tensor]:
+    def normaliser(self, matches: Matches) -> Tensor:
+        """Scalar that the class loss and the branch's loss are divided by, of this rank."""
+        return matches.num_positives
+
+    def targets(self, pred: Predictions, matches: Matches, pos: Positives) -> Tuple[Tensor, Tensor]:
         """What the quality should be at the positives, and how much each positive counts in the box losses.
 
+        Args:
+            pred: Predictions of the batch.
+            matches: K slots.
+            pos: What is predicted at the slots, and the ground truth there.
+
         Returns:
-            Target (K,) in [0, 1] and weight (K,), both without gradient. Values at invalid slots do not matter.
+            Target (K,) in [0, 1] and box weight (K,), both without gradient. Values at invalid slots do not matter.
         """
         raise NotImplementedError
 
-    def losses(self, pred: Predictions, m: Matches, at: Positives, score: Tensor, norm: Tensor) -> Dict[str, Tensor]:
+    def losses(self, pred: Predictions, matches: Matches, pos: Positives, target: Tensor,
+               norm: Tensor) -> Dict[str, Tensor]:
         """Named scalar losses.
 
         Args:
-            score: (K,) targets, from :meth:`targets`.
-            norm: Scalar to divide by: the matches' normaliser, averaged over ranks.
+            pred, matches, pos: See :meth:`targets`.
+            target: (K,) from :meth:`targets`.
+            norm: Scalar to divide by: the :meth:`normaliser`, averaged over ranks.
         """
         raise NotImplementedError
 
-    def class_loss(self, pred: Predictions, m: Matches, labels: Tensor, score: Tensor, norm: Tensor) -> Tensor:
-        """``loss_cls`` with the targets ``score`` (K,) at the classes ``labels`` (K,) of the positives, 0 elsewhere.
+    def class_loss(self, pred: Predictions, matches: Matches, labels: Tensor, target: Tensor, norm: Tensor) -> Tensor:
+        """``loss_cls`` towards ``target`` (K,) at the classes ``labels`` (K,) of the positives, and 0 elsewhere.
 
         A loss with a ``closed_form`` is computed on the maps as they are; any other gets one row per prior.
         """
         form = getattr(self.loss_cls, 'closed_form', None)
         if form is None:
-            return self.loss_of_rows(*_rows(pred, m, labels, score), norm)
+            return self.loss_of_rows(*_rows(pred, matches, labels, target), norm)
         sizes = [g.size for g in pred.grids]
-        weight = [None] * len(sizes) if m.weight is None else m.weight.split(sizes, 1)
-        return fused_class_loss(form, pred.cls, _split_by_level(pred, m, labels, score), weight,
+        weight = [None] * len(sizes) if matches.cls_weight is None else matches.cls_weight.split(sizes, 1)
+        return fused_class_loss(form, pred.cls, _split_by_level(pred, matches, labels, target), weight,
                                 self.loss_cls.loss_weight / (norm + EPS))
 
-    def loss_of_rows(self, logits: Tensor, label: Tensor, score: Tensor, weight: Tensor, norm: Tensor) -> Tensor:
+    def loss_of_rows(self, logits: Tensor, label: Tensor, target: Tensor, weight: Tensor, norm: Tensor) -> Tensor:
         """The class loss by a module that takes one row per prior, such as MMDetection's.
 
         Args:
             logits: (N, C) of all priors of all images.
             label: (N,) class of each prior, C for background.
-            score: (N,) target at that class.
+            target: (N,) at that class.
             weight: (N,).
             norm: Scalar to divide by.
         """
-        target = dense_target(label, score, logits.shape[1])
-        return self.loss_cls(logits, target, weight=weight[:, None].expand_as(logits), avg_factor=norm)
+        dense = dense_target(label, target, logits.shape[1])
+        return self.loss_cls(logits, dense, weight=weight[:, None].expand_as(logits), avg_factor=norm)
 
 
-def _split_by_level(pred: Predictions, m: Matches, labels: Tensor, score: Tensor) -> List[ClassTargets]:
+def _split_by_level(pred: Predictions, matches: Matches, labels: Tensor, target: Tensor) -> List[ClassTargets]:
     """The targets of each of L class maps."""
-    valid = [None] * len(m.sizes) if m.valid is None else m.valid.split(m.sizes)
-    parts = zip(pred.grids, *(x.split(m.sizes) for x in (m.image, m.prior, labels, score)), valid)
+    valid = [None] * len(matches.sizes) if matches.valid is None else matches.valid.split(matches.sizes)
+    parts = zip(pred.grids, *(x.split(matches.sizes) for x in (matches.image, matches.prior, labels, target)), valid)
     return [ClassTargets(image, label, prior - grid.start, y, v) for grid, image, prior, label, y, v in parts]
 
 
-def _rows(pred: Predictions, m: Matches, labels: Tensor, score: Tensor) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Logits, label, score and weight of :meth:`Quality.loss_of_rows`, with N = B * P."""
-    logits = torch.cat([c.flatten(2) for c in pred.cls], 2).transpose(1, 2).float()  # (B, P, C)
-    shape, valid = logits.shape[:2], slice(None) if m.valid is None else m.valid
-    place = m.image[valid], m.prior[valid]
+def _rows(pred: Predictions, matches: Matches, labels: Tensor, target: Tensor) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Logits, label, target and weight of :meth:`Quality.loss_of_rows`, with N = B * P."""
+    logits = pred.logits()
+    shape, valid = logits.shape[:2], slice(None) if matches.valid is None else matches.valid
+    place = matches.image[valid], matches.prior[valid]
     label = labels.new_full(shape, logits.shape[2]).index_put(place, labels[valid])
-    rows = logits.new_zeros(shape).index_put(place, score[valid])
-    weight = logits.new_ones(shape) if m.weight is None else m.weight
+    rows = logits.new_zeros(shape).index_put(place, target[valid])
+    weight = logits.new_ones(shape) if matches.cls_weight is None else matches.cls_weight
     return logits.flatten(0, 1), label.flatten(), rows.flatten(), weight.flatten()

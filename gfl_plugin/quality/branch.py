@@ -1,4 +1,4 @@
-"""Classification and localisation quality apart: labels for the class, a branch for the quality."""
+"""Separate class labels and a quality branch."""
 from typing import Dict, Tuple
 
 import torch
@@ -35,20 +35,21 @@ class QualityBranch(Quality):
     def maps(self, head: nn.Module, cls_feat: Tensor, reg_feat: Tensor, box_map: Tensor) -> Tuple[Tensor, ...]:
         return *super().maps(head, cls_feat, reg_feat, box_map), getattr(head, self.branch_layer)(reg_feat)
 
-    def quality(self, at: Positives) -> Tensor:
+    def quality(self, pos: Positives) -> Tensor:
         """(K,) what the branch should predict, in [0, 1], without gradient."""
         raise NotImplementedError
 
-    def targets(self, pred: Predictions, m: Matches, at: Positives) -> Tuple[Tensor, Tensor]:
-        quality = self.quality(at)
+    def targets(self, pred: Predictions, matches: Matches, pos: Positives) -> Tuple[Tensor, Tensor]:
+        quality = self.quality(pos)
         return quality, quality
 
-    def losses(self, pred: Predictions, m: Matches, at: Positives, score: Tensor, norm: Tensor) -> Dict[str, Tensor]:
-        valid = None if m.valid is None else m.valid.float()
+    def losses(self, pred: Predictions, matches: Matches, pos: Positives, target: Tensor,
+               norm: Tensor) -> Dict[str, Tensor]:
+        valid = None if matches.valid is None else matches.valid.float()
         return {
-            'loss_cls': self.class_loss(pred, m, at.labels, torch.ones_like(score), norm),
-            self.loss_name: self.loss_branch(pred.branch_at(m), score, weight=valid, avg_factor=norm)
+            'loss_cls': self.class_loss(pred, matches, pos.labels, torch.ones_like(target), norm),
+            self.loss_name: self.loss_branch(pred.branch_at(matches), target, weight=valid, avg_factor=norm)
         }
 
-    def loss_of_rows(self, logits: Tensor, label: Tensor, score: Tensor, weight: Tensor, norm: Tensor) -> Tensor:
+    def loss_of_rows(self, logits: Tensor, label: Tensor, target: Tensor, weight: Tensor, norm: Tensor) -> Tensor:
         return self.loss_cls(logits, label, weight=weight, avg_factor=norm)

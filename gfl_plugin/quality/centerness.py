@@ -21,5 +21,5 @@ class CenternessBranch(QualityBranch):
     def __init__(self, loss_cls: ConfigType = FOCAL_LOSS, loss_centerness: ConfigType = CROSS_ENTROPY) -> None:
         super().__init__(loss_cls, loss_centerness)
 
-    def quality(self, at: Positives) -> Tensor:
-        return centerness(at.priors.center, at.gt_boxes)
+    def quality(self, pos: Positives) -> Tensor:
+        return centerness(pos.priors.center, pos.gt_boxes)

@@ -20,5 +20,5 @@ class IoUBranch(QualityBranch):
     def __init__(self, loss_cls: ConfigType = FOCAL_LOSS, loss_iou: ConfigType = CROSS_ENTROPY) -> None:
         super().__init__(loss_cls, loss_iou)
 
-    def quality(self, at: Positives) -> Tensor:
-        return at.iou
+    def quality(self, pos: Positives) -> Tensor:
+        return pos.iou

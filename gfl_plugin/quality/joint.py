@@ -14,7 +14,8 @@ from .base import Quality
 class JointQuality(Quality):
     """The score of a class is the IoU that the box has with an object of this class, and 0 elsewhere. No branch.
 
-    A soft score of the assigner, such as the alignment of TaskAlignedAssigner, replaces the IoU.
+    If the assigner gives a soft score, as TaskAlignedAssigner does, it replaces the IoU and weights the box losses, and
+    the class loss is divided by its sum.
 
     Args:
         loss_cls: A loss towards targets in [0, 1].
@@ -23,14 +24,18 @@ class JointQuality(Quality):
                                                    beta=2.0)) -> None:
         super().__init__(loss_cls)
 
-    def targets(self, pred: Predictions, m: Matches, at: Positives) -> Tuple[Tensor, Tensor]:
-        if m.score is not None:
-            return m.score, m.score  # TOOD, arXiv:2108.07755, eq. 7 and 8: it weights the box losses too
+    def normaliser(self, matches: Matches) -> Tensor:
+        return matches.num_positives if matches.soft_score is None else matches.soft_score.sum()
+
+    def targets(self, pred: Predictions, matches: Matches, pos: Positives) -> Tuple[Tensor, Tensor]:
+        if matches.soft_score is not None:
+            return matches.soft_score, matches.soft_score  # TOOD, arXiv:2108.07755, eq. 7 and 8
         # As in MMDetection, not in the paper: a positive's box counts by the largest class score there.
-        return at.iou, pred.cls_at(m).detach().amax(1).sigmoid()
+        return pos.iou, pred.cls_at(matches).detach().amax(1).sigmoid()
 
-    def losses(self, pred: Predictions, m: Matches, at: Positives, score: Tensor, norm: Tensor) -> Dict[str, Tensor]:
-        return dict(loss_cls=self.class_loss(pred, m, at.labels, score, norm))
+    def losses(self, pred: Predictions, matches: Matches, pos: Positives, target: Tensor,
+               norm: Tensor) -> Dict[str, Tensor]:
+        return dict(loss_cls=self.class_loss(pred, matches, pos.labels, target, norm))
 
-    def loss_of_rows(self, logits: Tensor, label: Tensor, score: Tensor, weight: Tensor, norm: Tensor) -> Tensor:
-        return self.loss_cls(logits, (label, score), weight=weight, avg_factor=norm)
+    def loss_of_rows(self, logits: Tensor, label: Tensor, target: Tensor, weight: Tensor, norm: Tensor) -> Tensor:
+        return self.loss_cls(logits, (label, target), weight=weight, avg_factor=norm)

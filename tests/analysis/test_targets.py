@@ -1,4 +1,4 @@
-"""Regression targets of a data set: a count by hand, and what is recommended where."""
+"""Regression targets of a data set: a count by hand, and the recommendations."""
 import json
 import math
 import sys
@@ -17,12 +17,12 @@ from gfl_plugin.analysis.targets import Reach
 from gfl_plugin.errors import SetupError
 
 IMAGES = 3
-STRIDES, SIDE, TOPK = (8, 16, 32, 64, 128), 8, 9  # of the 1x config; a prior has SIDE strides
+STRIDES, SIDE, TOPK = (8, 16, 32, 64, 128), 8, 9  # of the 1x config; a prior is SIDE strides wide
 
 
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch):
-    """Numbers are what is looked at here: drawing takes longer."""
+    """Skip the figures, which are slow to draw. These tests look only at numbers."""
     monkeypatch.setattr(sys.modules['gfl_plugin.engine.analyze'], 'EXTRA', ())
     for name in ('save_png', 'save_html'):
         monkeypatch.setattr(charts, name, lambda *_: None)
@@ -30,7 +30,7 @@ def no_figures(monkeypatch):
 
 @pytest.fixture
 def three_images(tiny_coco, tmp_path_factory):
-    """The annotations of the three images of tiny_coco's training set with the most boxes, all sizes among them."""
+    """Annotations of the three training images of tiny_coco with the most boxes, which have all sizes."""
     content = json.loads(Path(tiny_coco, 'annotations/instances_train2017.json').read_text())
     counts = Counter(box['image_id'] for box in content['annotations'])
     chosen = [image for image, _ in counts.most_common(IMAGES)]
@@ -43,19 +43,19 @@ def three_images(tiny_coco, tmp_path_factory):
 
 @lru_cache
 def count_by_hand(path, strides=STRIDES):
-    """How many targets of each level lie in [i, i + 1) strides: {stride: Counter}. Nothing of the package is used.
+    """Count the targets of each level in [i, i + 1) strides, as {stride: Counter}, without any code of the package.
 
-    ATSS as DESIGN.md and the paper (arXiv:1912.02424) write it out, prior by prior, object by object.
+    This is ATSS as the paper (arXiv:1912.02424) describes it, in a loop over priors and objects.
     """
     content = json.loads(Path(path).read_text())
     histograms = {stride: Counter() for stride in strides}
     for image in content['images']:
-        width, height, factor = resized(image['width'], image['height'])
+        width, height, scale = resized(image['width'], image['height'])
         objects = [box for box in content['annotations'] if box['image_id'] == image['id'] and not box['iscrowd']]
-        objects = [(x * factor[0], y * factor[1], min((x + w) * factor[0], width), min((y + h) * factor[1], height))
+        objects = [(x * scale[0], y * scale[1], min((x + w) * scale[0], width), min((y + h) * scale[1], height))
                    for x, y, w, h in (box['bbox'] for box in objects)]
         padded = [math.ceil(side / 32) * 32 for side in (width, height)]
-        priors = []  # stride, centre x and y; the first cell's centre is at 0
+        priors = []  # stride, centre x and y; the first centre is at 0
         for stride in strides:
             for row in range(math.ceil(padded[1] / stride)):
                 for column in range(math.ceil(padded[0] / stride)):
@@ -73,14 +73,14 @@ def count_by_hand(path, strides=STRIDES):
 
 
 def resized(width, height):
-    """The 1x config's (1333, 800): the long side at most 1333, the short side at most 800, rounded."""
+    """Resize as the 1x config does: the long side to at most 1333, the short side to at most 800, rounded."""
     scale = min(1333 / max(width, height), 800 / min(width, height))
     new = (int(width * scale + 0.5), int(height * scale + 0.5))
     return *new, (new[0] / width, new[1] / height)
 
 
 def positives_of(box, priors, strides):
-    """(index of the prior, IoU) of the positives of one object."""
+    """Yield (index of the prior, IoU) for each positive of one object."""
     center = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
     candidates = []
     for stride in strides:
@@ -120,8 +120,9 @@ def test_three_images_of_coco_counted_by_hand(three_images, tmp_path):
     assert [level['stride'] for level in numbers['levels']] == list(STRIDES)
     for level in numbers['levels']:
         counted = {i: count for i, count in enumerate(level['histogram']) if count}
-        assert counted == dict(expected[level['stride']]), f'stride {level["stride"]} should have the targets counted'
-    assert sum(sum(h.values()) for h in expected.values()) == numbers['all']['targets'] > 1000, 'of many priors'
+        assert counted == dict(expected[level['stride']]), f'stride {level["stride"]} should have the counts by hand'
+    assert sum(sum(h.values()) for h in expected.values()) == numbers['all']['targets'] > 1000, \
+        'the counts should be large enough to mean something'
 
 
 def test_what_reg_max_cuts_off(three_images, tmp_path):
@@ -132,14 +133,15 @@ def test_what_reg_max_cuts_off(three_images, tmp_path):
         chosen = [level['stride']] if level['stride'] else STRIDES
         beyond = sum(count for s in chosen for i, count in expected[s].items() if i >= 3)
         within = sum(count for s in chosen for i, count in expected[s].items() if i < 2)
-        assert beyond <= level['cut'] <= level['targets'] - within, 'targets above 2.9 strides are cut'
+        assert beyond <= level['cut'] <= level['targets'] - within, 'targets above 2.9 strides should be cut'
         assert level['cut_share'] == level['cut'] / max(level['targets'], 1)
-    assert 'reg_max = 3 cuts off more than 1%' in numbers['warning'], 'what is wrong should be said'
+    assert 'reg_max = 3 cuts off more than 1%' in numbers['warning'], 'the warning should name the limit'
     again = analyze(tmp_path, path, '--reg-max', str(numbers['recommended']['reg_max']))
-    assert max(level['cut_share'] for level in again['levels']) <= 0.01, 'the recommended reg_max cuts at most 1%'
+    assert max(level['cut_share'] for level in again['levels']) <= 0.01, 'the recommended reg_max should cut at most 1%'
     assert again['warning'] is None
     less = analyze(tmp_path, path, '--reg-max', str(numbers['recommended']['reg_max'] - 1))
-    assert max(level['cut_share'] for level in less['levels']) > 0.01 and less['warning'], 'and is the least that does'
+    assert max(level['cut_share'] for level in less['levels']) > 0.01 and less['warning'], \
+        'it should be the least that does'
 
 
 def reach(*levels, objects=100, missed=0):
@@ -149,11 +151,13 @@ def reach(*levels, objects=100, missed=0):
 def test_numbers_by_hand():
     numbers = targets.measure(reach([[0.5, 1.5, 1.6, 3.95]], []), (8, 16), reg_max=4)
     assert numbers['levels'][0]['histogram'] == [1, 2, 0, 1] and numbers['levels'][1]['histogram'] == []
-    assert numbers['all']['cut'] == 1 and numbers['all']['cut_share'] == 0.25, '3.95 is above 4 - 0.1'
-    assert numbers['all']['cut_share_by_reg_max'] == [0.75, 0.25, 0.25, 0.25, 0], 'of reg_max 1 to 5'
+    assert numbers['all']['cut'] == 1 and numbers['all']['cut_share'] == 0.25, \
+        '3.95 is above 4 - 0.1, so it should be cut'
+    assert numbers['all']['cut_share_by_reg_max'] == [0.75, 0.25, 0.25, 0.25, 0], \
+        'the shares should be those of reg_max 1 to 5'
     assert numbers['all']['least_reg_max'] == 5
     without = targets.measure(reach([[0.5, 1.5, 1.6, 3.95]], []), (8, 16), reg_max=None)
-    assert without['warning'] is None and 'cut' not in without['all'], 'without bins nothing is cut'
+    assert without['warning'] is None and 'cut' not in without['all'], 'without bins nothing should be cut'
 
 
 def test_recommended_strides():
@@ -162,40 +166,42 @@ def test_recommended_strides():
     def recommend(reach, strides):
         return targets.measure(reach, strides, 16)['recommended']['strides']
 
-    assert recommend(reach(near, near, near), (8, 16, 32)) == [8, 16, 32], 'levels in use stay'
-    assert recommend(reach([], near, []), (8, 16, 32)) == [16], 'idle levels at the ends go'
-    assert recommend(reach(near, [], near), (8, 16, 32)) == [8, 16, 32], 'not one in between'
-    assert recommend(reach(near, near, missed=2), (8, 16)) == [4, 8, 16], 'missed objects ask for a finer level'
-    assert recommend(reach(near, near, missed=1), (8, 16)) == [8, 16], 'up to 1% are tolerated'
-    assert recommend(reach(near, far), (8, 16)) == [8, 16, 32], 'a coarsest level that is cut, for a coarser one'
-    assert recommend(reach(far, near), (8, 16)) == [8, 16], 'of a finer one a coarser one is there'
+    assert recommend(reach(near, near, near), (8, 16, 32)) == [8, 16, 32], 'levels in use should stay'
+    assert recommend(reach([], near, []), (8, 16, 32)) == [16], 'idle levels at the ends should go'
+    assert recommend(reach(near, [], near), (8, 16, 32)) == [8, 16, 32], 'an idle level in between should stay'
+    assert recommend(reach(near, near, missed=2), (8, 16)) == [4, 8, 16], 'missed objects should add a finer level'
+    assert recommend(reach(near, near, missed=1), (8, 16)) == [8, 16], 'up to 1% missed objects are tolerated'
+    assert recommend(reach(near, far), (8, 16)) == [8, 16, 32], 'cuts at the coarsest level should add a coarser one'
+    assert recommend(reach(far, near), (8, 16)) == [8, 16], 'cuts at a finer level should add none'
 
 
 def test_other_strides_are_tried(three_images, tmp_path):
     numbers = analyze(tmp_path, three_images[1], '--strides', '32', '64', '--octave-base-scale', '4')
     assert numbers['strides'] == [32, 64] and numbers['recommended']['strides'][0] == 16
     tried = numbers['recommended']['tried']
-    assert tried['objects_without_positive'] < numbers['objects_without_positive'], 'a finer level finds more objects'
+    assert tried['objects_without_positive'] < numbers['objects_without_positive'], \
+        'a finer level should find more objects'
 
 
-def test_the_training_data_of_a_config_as_they_are(tmp_path):
-    """Of the shapes, whose config draws them, resizes nothing and has priors of its own."""
+def test_the_training_data_of_a_config(tmp_path):
+    """The config of the shapes draws them, does not resize them, and sets its own priors."""
     settings = ['train_dataloader.dataset.num_images=60']
     numbers = analyze(tmp_path, '--config', str(ROOT / 'configs/demo/gfl_r18_fpn_shapes.py'), '--data-root',
                       str(tmp_path / 'data'), '--cfg-options', *settings)
     content = json.loads((tmp_path / 'data/train/annotations.json').read_text())
     assert numbers['images'] == 60 and numbers['objects'] == len(content['annotations'])
-    assert numbers['strides'] == [8, 16, 32], 'of the config'
-    assert numbers['levels'][2]['positives'] == 0, 'the coarsest is not used ...'
+    assert numbers['strides'] == [8, 16, 32], 'the strides should be those of the config'
+    assert numbers['levels'][2]['positives'] == 0, 'no object should use the coarsest level'
     recommended = numbers['recommended']
     assert recommended['tried']['strides'] == [8, 16] and recommended['strides'] == [8, 16, 32], recommended
-    assert recommended['tried']['objects_without_positive'] > numbers['objects_without_positive'], '... but needed'
+    assert recommended['tried']['objects_without_positive'] > numbers['objects_without_positive'], \
+        'yet without it more objects should be missed'
     from_file = analyze(tmp_path, str(tmp_path / 'data/train/annotations.json'), '--config',
                         str(ROOT / 'configs/demo/gfl_r18_fpn_shapes.py'))
-    assert from_file['levels'] == numbers['levels'], 'the file holds the same objects'
+    assert from_file['levels'] == numbers['levels'], 'the annotation file should give the same numbers as the data set'
     larger = analyze(tmp_path, str(tmp_path / 'data/train/annotations.json'), '--config',
                      str(ROOT / 'configs/demo/gfl_r18_fpn_shapes.py'), '--scale', '256', '256')
-    assert larger['all']['largest'] > numbers['all']['largest'], '--scale should go before the config'
+    assert larger['all']['largest'] > numbers['all']['largest'], '--scale should win over the config'
 
 
 @pytest.mark.parametrize('arguments, said', [

@@ -1,6 +1,7 @@
-"""The assignment is MMDetection's ATSS, for a whole batch; what is equal everywhere is decided once and for all."""
+"""The batched assigner gives MMDetection's ATSS, and breaks ties always in the same way."""
 import pytest
 import torch
+from mmdet.models.task_modules import BboxOverlaps2D
 from mmdet.registry import TASK_UTILS
 from mmengine.structures import InstanceData
 from reference import grids_of, random_objects
@@ -16,18 +17,18 @@ def everywhere(grids, images=1):
 
 
 def match(grids, ranges, *boxes, topk=9):
-    """(B, P) the ground truth of each prior, -1 for none, by our assigner."""
+    """Assign with our assigner: (B, P) index of the ground truth of each prior, -1 for none."""
     labels = [torch.zeros(len(b), dtype=torch.long) for b in boxes]
     truth = GroundTruths.of(boxes, labels, [None] * len(boxes), ranges, 1)
     m = TASK_UTILS.build(dict(type='gfl_plugin.ATSSAssigner', topk=topk)).match(grids, truth)
-    assert len(set(zip(m.image.tolist(), m.prior.tolist()))) == len(m.prior), 'a prior should be positive once'
+    assert len(set(zip(m.image.tolist(), m.prior.tolist()))) == len(m.prior), 'a prior should be positive at most once'
     result = torch.full((len(boxes), num_priors(grids)), -1)
     result[m.image, m.prior] = m.gt
     return result
 
 
 def reference_assignment(grids, ranges, objects, topk):
-    """The same by MMDetection's assigner, image by image."""
+    """Assign with MMDetection's assigner, one image at a time; the result is that of :func:`match`."""
     assigner = TASK_UTILS.build(dict(type='mmdet.ATSSAssigner', topk=topk))
     priors = all_priors(grids).boxes()
     result, first = torch.full((len(objects), len(priors)), -1), 0
@@ -55,18 +56,18 @@ def test_same_as_mmdetection(height, width, counts, border, topk):
     image = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
     ours = match(grids, ranges, *(gt.bboxes for gt in objects), topk=topk)
     expected = reference_assignment(grids, ranges, objects, topk)
-    # Where all IoUs of a ground truth are one number, rounding alone puts their mean above or below it.
+    # If all IoUs of a ground truth are equal, rounding decides whether they reach the threshold: skip these.
     _, candidates, valid = nearest_priors(grids, ranges, boxes, image, topk)
     overlap = iou(candidates, boxes[:, None])
     spread = (overlap.masked_fill(~valid, -1).amax(1) - overlap.masked_fill(~valid, 2).amin(1))
     undecidable = torch.cat([spread < 1e-6, torch.tensor([False])])
     decided = ~(undecidable[ours] | undecidable[expected])
     ours, expected = ours.where(decided, -1), expected.where(decided, -1)
-    assert ours.equal(expected), f'{(ours != expected).sum()} of {ours.numel()} priors are assigned otherwise'
+    assert ours.equal(expected), f'{(ours != expected).sum()} of {ours.numel()} priors are assigned differently'
 
 
 def test_window_holds_the_nearest_cells_of_any_rectangle():
-    """Brute force over small grids and centres in and around them: the nearest cells are always in the window."""
+    """Brute force over small grids, and centres in and around them: the window always holds the nearest cells."""
     for height, width in ((1, 1), (1, 30), (30, 1), (2, 9), (3, 3), (7, 5), (12, 12)):
         grid = stack_grids([(height, width)], [(8, 8)], [(-4, -4, 4, 4)])
         centers = torch.rand(200, 2) * torch.tensor([width + 20., height + 20.]) * 8 - 80
@@ -75,9 +76,11 @@ def test_window_holds_the_nearest_cells_of_any_rectangle():
         distances = torch.cdist(centers, all_priors(grid).center)
         nearest = distances.sort(1).values[:, :9]
         chosen = distances.gather(1, prior.where(valid, 0))
-        assert valid.sum(1).eq(min(9, height * width)).all(), 'there should be topk candidates, or all cells'
+        assert valid.sum(1).eq(min(9, height * width)).all(), \
+            'there should be topk candidates, or all cells of a smaller grid'
         for k in range(nearest.shape[1]):
-            assert torch.allclose(chosen[:, k], nearest[:, k], atol=1e-3), f'candidate {k} should be the nearest left'
+            assert torch.allclose(chosen[:, k], nearest[:, k], atol=1e-3), \
+                f'candidate {k} should be the {k}th nearest, from 0'
     assert len(window(9)) == 57, 'the window of 9 cells should stay small'
 
 
@@ -88,7 +91,7 @@ def test_order_of_ground_truths_changes_nothing():
     straight = match(grids, everywhere(grids), objects[0].bboxes)
     shuffled = match(grids, everywhere(grids), objects[0].bboxes[order])
     back = torch.where(shuffled >= 0, order[shuffled], -1)
-    assert back.equal(straight), 'each prior should belong to the same box in any order of the boxes'
+    assert back.equal(straight), 'each prior should belong to the same box, whatever the order of the boxes'
 
 
 def test_batch_of_two_is_two_singles():
@@ -97,30 +100,48 @@ def test_batch_of_two_is_two_singles():
     together = match(grids, everywhere(grids, 2), *(gt.bboxes for gt in objects))
     for i, first in ((0, 0), (1, 7)):
         alone = match(grids, everywhere(grids), objects[i].bboxes)[0]
-        assert torch.where(alone >= 0, alone + first, -1).equal(together[i]), 'images should not see each other'
+        assert torch.where(alone >= 0, alone + first, -1).equal(together[i]), 'an image should not affect the other'
 
 
 def test_equal_boxes_go_to_the_first():
     grids = grids_of(256, 320)
     box = torch.tensor([[40., 40., 140., 150.]] * 2)
     found = match(grids, everywhere(grids), box)
-    assert (found == 0).any() and not (found == 1).any(), 'of two equal boxes the first should have the priors'
+    assert (found == 0).any() and not (found == 1).any(), 'the first of two equal boxes should get the priors'
 
 
 @pytest.mark.parametrize('ignore_iof_thr', [-1, 0.4])
 def test_assign_of_one_image_with_any_priors(ignore_iof_thr):
-    """MMDetection's own interface, for heads whose priors are no regular grid."""
+    """``assign`` is MMDetection's interface, for heads whose priors form no regular grid."""
     priors = torch.rand(300, 4) * 200
     priors[:, 2:] += priors[:, :2] + 5
     objects, _ = random_objects((6, ), 256, 320)
     ignored = InstanceData(bboxes=torch.tensor([[0., 0., 120., 130.]]))
     results = [TASK_UTILS.build(dict(type=f'{scope}.ATSSAssigner', topk=9, ignore_iof_thr=ignore_iof_thr)).assign(
         InstanceData(priors=priors), [200, 80, 20], objects[0], ignored) for scope in ('mmdet', 'gfl_plugin')]
-    assert results[0].gt_inds.eq(-1).any() == (ignore_iof_thr > 0), 'some priors should be ignored, if any may be'
+    assert results[0].gt_inds.eq(-1).any() == (ignore_iof_thr > 0), \
+        'some priors should be ignored only if a threshold is set'
     for name in ('gt_inds', 'labels', 'num_gts'):
         a, b = (getattr(r, name) for r in results)
         assert torch.as_tensor(a).equal(torch.as_tensor(b)), f'{name} should be MMDetection\'s'
     assert torch.allclose(results[0].max_overlaps, results[1].max_overlaps), 'max_overlaps should be MMDetection\'s'
+
+
+@pytest.mark.parametrize('assigner', ['ATSSAssigner', 'TaskAlignedAssigner'])
+@pytest.mark.parametrize('calculator, named', [
+    (dict(type='BboxOverlaps2D_GLIP'), 'BboxOverlaps2D_GLIP'), (dict(type='mmrotate.RBboxOverlaps2D'), 'RBbox'),
+    (dict(type='BboxOverlaps2D', mode='giou'), "mode.*'giou'"), (dict(type='BboxOverlaps2D', dtype='fp16'), 'fp16'),
+    (dict(mode='iou'), 'mode'), ('BboxOverlaps2D_GLIP', 'BboxOverlaps2D_GLIP')])
+def test_what_is_not_iou_is_refused(calculator, named, assigner):
+    with pytest.raises(ValueError, match=f'iou_calculator.*{named}'):
+        TASK_UTILS.build(dict(type=f'gfl_plugin.{assigner}', topk=9, iou_calculator=calculator))
+
+
+@pytest.mark.parametrize('calculator', [
+    None, dict(type='BboxOverlaps2D'), dict(type='mmdet.BboxOverlaps2D', _scope_='mmdet'), dict(type=BboxOverlaps2D),
+    dict(type='BboxOverlaps2D', mode='iou'), dict(type='BboxOverlaps2D', scale=1., dtype=None)], ids=str)
+def test_iou_by_any_name_is_accepted(calculator):
+    TASK_UTILS.build(dict(type='gfl_plugin.ATSSAssigner', topk=9, iou_calculator=calculator))
 
 
 @pytest.mark.parametrize('arguments, named', [(dict(topk=0), 'topk=0'), (dict(topk=9, alpha=0.8), 'alpha')])

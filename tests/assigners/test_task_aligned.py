@@ -1,4 +1,4 @@
-"""Task-aligned assignment: MMDetection's in its setting, YOLOv8's by a loop, for a whole batch."""
+"""Task-aligned assignment of a batch equals MMDetection's assigner, and YOLOv8's rules written as a loop."""
 import pytest
 import torch
 from mmdet.registry import TASK_UTILS
@@ -15,7 +15,7 @@ CLASSES = 8
 
 
 class Peek:
-    """Random boxes near their priors, and random scores."""
+    """Random predictions: boxes near their priors, and scores."""
 
     def __init__(self, grids, images):
         priors = all_priors(grids).boxes()
@@ -37,19 +37,19 @@ def case(counts, height=256, width=320, border=-1):
 
 
 def dense(m, grids, truth):
-    """(B, P) ground truth of each prior, -1 for none, and its score."""
+    """Spread matches over (B, P): index of the ground truth of each prior, -1 for none, and its score."""
     shape = len(truth.counts), num_priors(grids)
     gt, score = torch.full(shape, -1), torch.zeros(shape)
     valid = slice(None) if m.valid is None else m.valid
     gt[m.image[valid], m.prior[valid]] = m.gt[valid]
-    score[m.image[valid], m.prior[valid]] = m.score[valid]
+    score[m.image[valid], m.prior[valid]] = m.soft_score[valid]
     return gt, score
 
 
 def by_mmdetection(grids, objects, truth, peek):
-    """(B, P) ground truth, and (B, P) score: the metric, scaled to the object's largest IoU as TOODHead does."""
+    """Assign with MMDetection: (B, P) index of the ground truth, score (scaled as TOODHead does), and raw metric."""
     assigner = TASK_UTILS.build(dict(type='mmdet.TaskAlignedAssigner', topk=13))
-    priors, usable = all_priors(grids).boxes(), usable_priors(grids, truth.ranges, 'cpu')
+    priors, usable = all_priors(grids).boxes(), usable_priors(grids, truth.usable_cells, 'cpu')
     gts, scores, metrics, first = [], [], [], 0
     for image, gt in enumerate(objects):
         index = torch.arange(len(priors)) if usable is None else usable[image].nonzero()[:, 0]
@@ -70,7 +70,7 @@ def by_mmdetection(grids, objects, truth, peek):
 
 
 @pytest.mark.parametrize('slots', [False, True])
-@pytest.mark.parametrize('pairs', [task_aligned.PAIRS, 5000])  # the latter takes a few objects at a time
+@pytest.mark.parametrize('pairs', [task_aligned.PAIRS, 5000])  # 5000 pairs are only a few objects at a time
 @pytest.mark.parametrize('counts, border', [((5, 0, 12), -1), ((0, 0), -1), ((40, 3), 0), ((1, ), -1)])
 def test_same_as_mmdetection(counts, border, pairs, slots, monkeypatch):
     monkeypatch.setattr(task_aligned, 'PAIRS', pairs)
@@ -81,20 +81,19 @@ def test_same_as_mmdetection(counts, border, pairs, slots, monkeypatch):
     gt, score = dense(m, grids, truth)
     expected_gt, expected_score, metric = by_mmdetection(grids, objects, truth, peek)
     assert sum(counts) == 0 or (expected_gt >= 0).any(), 'the case should have positives to compare'
-    assert gt.equal(expected_gt), 'every prior should belong to the object that MMDetection gives it'
-    assert torch.allclose(score, expected_score, rtol=1e-5, atol=1e-7), 'the soft scores'
-    assert torch.allclose(m.norm, expected_score.sum(), rtol=1e-5)
+    assert gt.equal(expected_gt), 'every prior should belong to the same object as in MMDetection'
+    assert torch.allclose(score, expected_score, rtol=1e-5, atol=1e-7), 'the soft scores should be equal'
 
     found = TASK_UTILS.build(dict(type='gfl_plugin.TaskAlignedAssigner')).align(
-        all_priors(grids).center, usable_priors(grids, truth.ranges, 'cpu'), peek.boxes, peek.scores_of, truth)
-    for i, image in enumerate(truth.image.tolist()):  # the metric itself, where MMDetection keeps it
+        all_priors(grids).center, usable_priors(grids, truth.usable_cells, 'cpu'), peek.boxes, peek.scores_of, truth)
+    for i, image in enumerate(truth.image.tolist()):  # compare the raw metric where MMDetection returns it
         t = torch.zeros(num_priors(grids)).scatter(0, found.prior[i], found.metric[i].clamp(min=0))
         own = expected_gt[image] == i
-        assert torch.allclose(t[own], metric[image][own], rtol=1e-5), 'the alignment metric'
+        assert torch.allclose(t[own], metric[image][own], rtol=1e-5), 'the alignment metric should be equal'
 
 
 def test_yolov8_by_a_loop():
-    """Inside first, CIoU, and exponents 1/2 and 6: object by object, prior by prior."""
+    """Take priors inside the box first, then rank them by score^(1/2) CIoU^6, in loops over objects and priors."""
     grids, _, truth, peek = case((7, 4))
     center = all_priors(grids).center
     m = TASK_UTILS.build(dict(type='gfl_plugin.TaskAlignedAssigner', variant='yolov8')).match(grids, truth, peek)
@@ -109,7 +108,7 @@ def test_yolov8_by_a_loop():
     winners = {place: max(claimed) for place, claimed in claims.items()}
     assert dict(zip(zip(m.image.tolist(), m.prior.tolist()), m.gt.tolist())) == {
         place: g for place, (_, g, _) in winners.items()}
-    for (image, prior), score in zip(zip(m.image.tolist(), m.prior.tolist()), m.score.tolist()):
+    for (image, prior), score in zip(zip(m.image.tolist(), m.prior.tolist()), m.soft_score.tolist()):
         _, g, metric = winners[image, prior]
         own = [w for w in winners.values() if w[1] == g]
         expected = metric / max(t for _, _, t in own) * max(overlap for overlap, _, _ in own)
@@ -128,26 +127,26 @@ def test_batch_of_two_is_two_singles():
     assigner = TASK_UTILS.build(dict(type='gfl_plugin.TaskAlignedAssigner'))
     together = dense(assigner.match(grids, truth, peek), grids, truth)
     for i, first in ((0, 0), (1, 6)):
-        alone_truth = GroundTruths.of([objects[i].bboxes], [objects[i].labels], [None], truth.ranges[i:i + 1], CLASSES)
+        alone_truth = GroundTruths.of([objects[i].bboxes], [objects[i].labels], [None], truth.usable_cells[i:i + 1],
+                                      CLASSES)
         alone_peek = Peek(grids, 1)
         alone_peek.boxes, alone_peek.scores = peek.boxes[i:i + 1], peek.scores[i:i + 1]
         gt, score = dense(assigner.match(grids, alone_truth, alone_peek), grids, alone_truth)
-        assert torch.where(gt >= 0, gt + first, -1)[0].equal(together[0][i]), 'images should not see each other'
+        assert torch.where(gt >= 0, gt + first, -1)[0].equal(together[0][i]), 'an image should not affect the other'
         assert torch.allclose(score[0], together[1][i])
 
 
 def test_objects_of_no_class_are_background():
     grids, objects, truth, peek = case((5, 3))
     objects[0].labels = torch.tensor([-1, CLASSES, 10**6, -7, 2])
-    truth = GroundTruths.of([gt.bboxes for gt in objects], [gt.labels for gt in objects], [None] * 2, truth.ranges,
-                            CLASSES)
+    truth = GroundTruths.of([gt.bboxes for gt in objects], [gt.labels for gt in objects], [None] * 2,
+                            truth.usable_cells, CLASSES)
     m = TASK_UTILS.build(dict(type='gfl_plugin.TaskAlignedAssigner')).match(grids, truth, peek)
-    assert set(m.gt.tolist()) <= {4, 5, 6, 7} and len(m.gt), 'only objects with a class have positives'
-    assert torch.allclose(m.norm, m.score.sum())
+    assert set(m.gt.tolist()) <= {4, 5, 6, 7} and len(m.gt), 'only objects with a valid class should have positives'
+    assert m.num_positives == len(m.gt)
 
 
-@pytest.mark.parametrize('arguments, named', [(dict(topk=0), 'topk=0'), (dict(variant='yolov5'), 'yolov5.*tood'),
-                                              (dict(iou_calculator=dict(type='BboxDistanceMetric')), 'BboxDistance')])
+@pytest.mark.parametrize('arguments, named', [(dict(topk=0), 'topk=0'), (dict(variant='yolov5'), 'yolov5.*tood')])
 def test_bad_arguments_are_named(arguments, named):
     with pytest.raises(ValueError, match=named):
         TASK_UTILS.build(dict(type='gfl_plugin.TaskAlignedAssigner', **arguments))

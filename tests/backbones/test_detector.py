@@ -10,7 +10,7 @@ from gfl_plugin.registry import MODELS as OWN
 
 
 class Pyramid(BaseModule):
-    """Pooled images, of more channels a level."""
+    """A backbone of pooled images, with twice the channels at each level."""
     channels = (3, 6, 12)
 
     def forward(self, x):
@@ -38,7 +38,7 @@ def test_channels_of_the_neck(neck):
     assert len(detector.extract_feat(torch.randn(1, 3, 128, 128))) == 5
 
 
-def test_backbones_that_do_not_tell():
+def test_backbones_that_do_not_give_their_channels():
     with pytest.raises(SetupError, match='Silent.*model.neck.in_channels'):
         OWN.register_module(name='Silent', module=type('Silent', (Pyramid, ), dict(channels=None)))
         try:
@@ -47,6 +47,6 @@ def test_backbones_that_do_not_tell():
             del OWN._module_dict['Silent']
 
 
-def test_fewer_levels_than_the_neck_starts_from():
+def test_a_backbone_with_too_few_levels_for_the_neck():
     with pytest.raises(SetupError, match='Pyramid gives 3 levels.*FPN starts from level 3'):
         MODELS.build(config(start_level=3))

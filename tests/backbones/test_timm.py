@@ -1,4 +1,4 @@
-"""Models of timm as backbones, of several families; skipped where timm is not installed."""
+"""timm models of several families as backbones. These tests are skipped if timm is not installed."""
 import math
 import sys
 
@@ -27,16 +27,17 @@ def timm():
 
 
 @pytest.mark.parametrize('name', FAMILIES)
-def test_maps_are_what_the_neck_expects(timm, name):
+def test_feature_maps_fit_the_neck(timm, name):
     backbone = MODELS.build(dict(type='gfl_plugin.TIMMBackbone', model_name=name)).eval()
     maps = backbone(torch.randn(2, 3, 128, 160))
     assert [tuple(m.shape) for m in maps] == [
-        (2, c, 128 // s, 160 // s) for c, s in zip(backbone.channels, (8, 16, 32))], 'NCHW at strides 8, 16, 32'
+        (2, c, 128 // s, 160 // s) for c, s in zip(backbone.channels, (8, 16, 32))], \
+        'maps should be NCHW, at strides 8, 16 and 32'
 
 
 @pytest.mark.parametrize('name', ['mobilenetv3_small_050', 'regnety_002', 'swin_tiny_patch4_window7_224'])
-def test_another_model_by_its_name_alone(timm, name, tmp_path):
-    """One iteration of the COCO config; beside the name, the command line only says that the data is small."""
+def test_a_model_name_alone_selects_another_model(timm, name, tmp_path):
+    """Train one iteration of the COCO config. Apart from the name, the command line only makes the data small."""
     options = parse('train', str(ROOT / 'configs/backbones/gfl_timm-resnet50_fpn_1x_coco.py'), '--data-root',
                     str(write_coco(tmp_path / 'coco')), '--work-dir', str(tmp_path / 'run'), '--no-pretrained',
                     '--cfg-options', f'model.backbone.model_name={name}', *ONE_SMALL_ITERATION)
@@ -59,7 +60,7 @@ def test_models_that_do_not_fit_are_named(timm, options, said):
 
 
 def test_models_without_features_are_named(timm, monkeypatch):
-    def create_model(name, features_only, **options):  # as older versions of timm have some
+    def create_model(name, features_only, **options):  # some models of older timm versions raise this
         raise RuntimeError('features_only not implemented for Vision Transformer models.')
 
     monkeypatch.setattr(timm, 'create_model', create_model)
@@ -67,15 +68,16 @@ def test_models_without_features_are_named(timm, monkeypatch):
         MODELS.build(dict(type='gfl_plugin.TIMMBackbone', model_name='deit_tiny_patch16_224'))
 
 
-def test_only_what_is_needed_is_built_and_normalised(timm):
+def test_unused_stages_are_not_built_and_batch_norm_is_frozen(timm):
     backbone = MODELS.build(dict(type='gfl_plugin.TIMMBackbone', model_name='resnet18', strides=(8, 16),
                                  norm_eval=True)).train()
-    assert not any('layer4' in name for name, _ in backbone.named_parameters()), 'nobody reads C5'
+    assert not any('layer4' in name for name, _ in backbone.named_parameters()), \
+        'C5 is not used, so it should not be built'
     assert not any(m.training for m in backbone.modules() if isinstance(m, torch.nn.BatchNorm2d))
 
 
 def test_a_training_starts_from_pretrained_weights(timm, monkeypatch):
-    """Which are asked for when weights are initialized, and not before; nothing is downloaded here."""
+    """They are requested when weights are initialized, and not before. Nothing is downloaded here."""
     backbone = MODELS.build(dict(type='gfl_plugin.TIMMBackbone', model_name='resnet18', pretrained=True))
     published, asked = timm.create_model('resnet18', features_only=True, out_indices=(2, 3, 4)), []
     monkeypatch.setattr(timm, 'create_model', lambda name, pretrained, **options: asked.append(pretrained) or published)

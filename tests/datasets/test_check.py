@@ -1,4 +1,4 @@
-"""tools/check_dataset.py: one of each problem is found, named, counted and judged; a whole set has none."""
+"""tools/check_dataset.py finds, names, counts and judges each kind of problem, and reports none in a good set."""
 import json
 import runpy
 import sys
@@ -13,7 +13,7 @@ from gfl_plugin.datasets.check import Limits
 from gfl_plugin.errors import SetupError
 
 NAN = float('nan')
-KINDS = {  # what is changed of the annotation 105, in an image of 48 x 32 pixels, and what is said of it
+KINDS = {  # the change to annotation 105, in an image of 48 x 32 pixels; the entry named; a part of the message
     'boxes not finite': (dict(bbox=[NAN, 1, 2, 3]), 'annotations[5] (id 105)', 'the bbox [nan, 1, 2, 3] in an image'),
     'boxes without area': (dict(bbox=[5, 5, 0, 9]), 'annotations[5] (id 105)', 'the bbox [5, 5, 0, 9]'),
     'boxes outside the image': (dict(bbox=[48, 5, 9, 9]), 'annotations[5] (id 105)', 'in an image of 48 x 32'),
@@ -21,7 +21,7 @@ KINDS = {  # what is changed of the annotation 105, in an image of 48 x 32 pixel
     'area entries not positive': (dict(area=0), 'annotations[5] (id 105)', 'and the area 0 in'),
     'unknown categories': (dict(category_id=5), 'annotations[5] (id 105)', 'is of the category 5, which is not in'),
     'annotations without image': (dict(image_id=99), 'annotations[5] (id 105)', 'is of the image 99, which is not in'),
-    'duplicate ids': (dict(id=101), 'annotations[5] (id 101)', 'has the id of annotations[1]'),
+    'duplicate ids': (dict(id=101), 'annotations[5] (id 101)', 'has the same id as annotations[1]'),
     'malformed entries': (dict(bbox='none'), 'annotations[5] (id 105)', "has the bbox 'none', not a list of four"),
 }
 
@@ -31,7 +31,7 @@ def check_set(root, limits=Limits()):
 
 
 def only(report):
-    """The kind, entry and text of the one problem of a report."""
+    """The only fault of a report."""
     assert len(report.faults) == 1 and len(next(iter(report.faults.values()))) == 1, report.table()
     return next(iter(report.faults.values()))[0]
 
@@ -44,7 +44,7 @@ def changed(root, **entries):
 
 def test_a_whole_set_has_no_problem(tmp_path):
     report = check_set(write_set(tmp_path))
-    assert not report.faults and not report.suffers, 'nothing should be made up'
+    assert not report.faults and not report.suffers, 'a good set should have no fault'
     assert report.table() == (
         '4 images, 8 annotations, 2 categories: no problem found\n'
         'classes in the order of the file, each with the number of its annotations:\n'
@@ -52,7 +52,7 @@ def test_a_whole_set_has_no_problem(tmp_path):
 
 
 def test_classes_are_listed_in_the_order_of_the_file(tmp_path):
-    """A user copies the names into a config, so that they must be complete, and not be sorted."""
+    """Users copy the names into a config, so the list must be complete and in the order of the file."""
     names = ['zebra', 'ant', 'cow', 'bee', 'dog', 'ape', 'a name of many words', *(f'no {i}' for i in range(10))]
     whole = dict(content(), categories=[dict(id=20 - i, name=name) for i, name in enumerate(names)])
     for box in whole['annotations'][:3]:
@@ -64,19 +64,21 @@ def test_classes_are_listed_in_the_order_of_the_file(tmp_path):
         '    zebra (3), ant (0), cow (5), bee (0), dog (0), ape (0), a name of many words (0), no 0 (0), no 1 (0), '
         'no 2 (0),', '    no 3 (0), no 4 (0), no 5 (0), no 6 (0), no 7 (0), no 8 (0), no 9 (0)'], report.table()
     assert report.as_dict()['classes'][:2] == [dict(id=20, name='zebra', annotations=3),
-                                               dict(id=19, name='ant', annotations=0)], 'and so for a program'
+                                               dict(id=19, name='ant', annotations=0)], \
+        'the JSON report should have the same order'
 
 
 def test_a_class_of_two_categories(tmp_path):
     whole = dict(content(), categories=[*content()['categories'], dict(id=9, name='thing')])
     report = check_set(write_set(tmp_path, changes=whole))
     fault = only(report)
-    assert (fault.kind, fault.entry) == ('repeated class names', 'categories[2] (id 9)'), 'the second should be named'
-    assert fault.what == "has the name 'thing' of categories[1] (id 7)", 'and the first'
-    assert report.suffers, 'a training on the class does not start'
+    assert (fault.kind, fault.entry) == ('repeated class names', 'categories[2] (id 9)'), \
+        'the fault should name the second category'
+    assert fault.what == "has the name 'thing' of categories[1] (id 7)", 'the fault should also name the first category'
+    assert report.suffers, 'training on this class would not start'
 
 
-def test_what_is_completed_is_told(tmp_path):
+def test_the_report_says_what_is_completed(tmp_path):
     whole = content()
     for number, box in enumerate(whole['annotations']):
         box['id'] = number
@@ -85,7 +87,7 @@ def test_what_is_completed_is_told(tmp_path):
         del box['area']
     report = check_set(write_set(tmp_path, changes=whole))
     assert report.completed == report.as_dict()['completed'] == dict(area=3, iscrowd=1, id=8), report.completed
-    assert not report.faults and not report.suffers, 'a file that can be completed is no problem'
+    assert not report.faults and not report.suffers, 'a file that can be completed should not count as faulty'
     assert report.table().endswith('\ntraining and evaluation fill in: area (3 annotations), iscrowd (1 annotations), '
                                    'ids from 1 (8 annotations)'), report.table()
 
@@ -95,14 +97,15 @@ def test_one_of_each_kind(tmp_path, kind):
     change, entry, what = KINDS[kind]
     report = check_set(changed(tmp_path, **change))
     fault = only(report)
-    assert (fault.kind, fault.entry) == (kind, entry) and what in fault.what, 'it should be found once and named'
-    assert kind in report.table() and entry in report.table(), 'and a reader told of it'
-    assert report.suffers, 'one annotation in eight is more than one percent'
+    assert (fault.kind, fault.entry) == (kind, entry) and what in fault.what, \
+        'the fault should be found once, with its kind and its entry'
+    assert kind in report.table() and entry in report.table(), 'the table should show it'
+    assert report.suffers, 'one annotation in eight is more than 1%'
 
 
 @pytest.mark.parametrize('kind', KINDS)
 def test_check_and_training_agree(tmp_path, kind):
-    """What the check calls refused is refused, and what it calls lost is lost, by the data set itself."""
+    """The data set refuses what the check calls refused, and drops what the check calls dropped."""
     root = changed(tmp_path, **KINDS[kind][0])
     if check.EFFECTS[kind] == check.REFUSED:
         with pytest.raises(SetupError, match=KINDS[kind][1].replace('[', r'\[').replace('(', r'\(')[:-1]):
@@ -110,7 +113,7 @@ def test_check_and_training_agree(tmp_path, kind):
     else:
         dataset = build(root)
         left = [len(dataset.get_data_info(index)['instances']) for index in range(4)]
-        assert left == [2, 2, 1, 2], 'exactly the box that the check names should be lost'
+        assert left == [2, 2, 1, 2], 'exactly the box that the check names should be dropped'
 
 
 @pytest.mark.parametrize('damage, kind, what', [
@@ -126,27 +129,29 @@ def test_wrong_size(tmp_path):
     whole['images'][2].update(width=SIZE[1], height=SIZE[0])
     report = check_set(write_set(tmp_path, changes=whole), Limits(tolerance=1))
     fault = only(report)
-    assert fault.kind == 'images of another size' and fault.entry == 'images[2] (id 12)', 'turned sizes should be found'
-    assert '32 x 48 pixels' in fault.what and 'has 48 x 32' in fault.what, 'with both sizes'
-    assert report.suffers, 'boxes in the wrong place are silent harm, however few'
+    assert fault.kind == 'images of another size' and fault.entry == 'images[2] (id 12)', \
+        'swapped width and height should be found'
+    assert '32 x 48 pixels' in fault.what and 'has 48 x 32' in fault.what, 'the fault should give both sizes'
+    assert report.suffers, 'even a few misplaced boxes are harmful, because nothing else reports them'
 
 
 def test_far_sides(tmp_path):
-    """480 x 10 pixels after the resize: priors of 64 overlap most, and half of 480 is 30 of their strides of 8."""
+    """The resized box has 480 x 10 pixels. Priors of 64 pixels overlap it most, and 480 / 2 is 30 strides of 8."""
     report = check_set(changed(tmp_path, bbox=[0, 5, 48, 1]), Limits(scale=(480, 480)))
     fault = only(report)
     assert fault.kind == 'boxes beyond reg_max' and 'needs 30.0 bins of stride 8' in fault.what, fault.what
-    assert not check_set(tmp_path, Limits(reg_max=30, scale=(480, 480))).faults, 'a head with more bins can say it'
-    assert not check_set(tmp_path, Limits(scale=(96, 96))).faults, 'and so can this head of smaller images'
+    assert not check_set(tmp_path, Limits(reg_max=30, scale=(480, 480))).faults, \
+        'a head with more bins should reach the sides'
+    assert not check_set(tmp_path, Limits(scale=(96, 96))).faults, 'in smaller images this head should reach the sides'
     assert not check_set(changed(tmp_path, bbox=[0, 5, 48, 1], iscrowd=1), Limits(scale=(480, 480))).faults, \
-        'a crowd is not learnt'
+        'training ignores crowds, so the check should too'
 
 
-def test_what_is_tolerated(tmp_path):
+def test_tolerance(tmp_path):
     root = changed(tmp_path, bbox=[5, 5, 0, 9])
-    assert check_set(root, Limits(tolerance=0.1)).suffers, 'one in eight is more than a tenth'
+    assert check_set(root, Limits(tolerance=0.1)).suffers, '1 in 8 is more than 10%'
     report = check_set(root, Limits(tolerance=0.125))
-    assert not report.suffers and report.faults, 'what is tolerated should still be told'
+    assert not report.suffers and report.faults, 'a tolerated fault should still be reported'
     assert 'would not suffer (up to 12.50%)' in report.table(), report.table()
 
 
@@ -156,21 +161,23 @@ def test_all_at_once_each_is_found(tmp_path):
         box.update(change)
     root = write_set(tmp_path, images=10, changes=whole, damaged={8: 'missing', 9: 'half'})
     found = check_set(root)
-    assert set(found.faults) == {*KINDS, 'missing images', 'unreadable images'}, 'no problem should hide another'
-    assert all(len(faults) == 1 for faults in found.faults.values()), 'and none be counted twice'
+    assert set(found.faults) == {*KINDS, 'missing images', 'unreadable images'}, \
+        'no kind of problem should hide another'
+    assert all(len(faults) == 1 for faults in found.faults.values()), 'no fault should be counted twice'
 
 
-@pytest.mark.parametrize('text, said', [(b'{"images": [', 'not usable JSON'), (b'[]', 'holds [] where an object'),
+@pytest.mark.parametrize('text, said', [(b'{"images": [', 'not usable JSON'), (b'[]', 'holds [] instead of an object'),
                                         (b'{}', 'images is missing'), (b'\xff', 'not UTF-8')])
 def test_files_that_hold_no_annotations(tmp_path, text, said):
     (write_set(tmp_path) / 'boxes.json').write_bytes(text)
     report = check_set(tmp_path)
-    assert report.suffers and said in report.table(), 'a file that training refuses is a finding, not an error'
+    assert report.suffers and said in report.table(), \
+        'an unusable file should be reported as a fault, not raised as an error'
 
 
 def test_an_empty_set(tmp_path):
     report = check_set(write_set(tmp_path, images=0))
-    assert only(report).kind == 'no images' and report.suffers, 'a set without images cannot be trained on'
+    assert only(report).kind == 'no images' and report.suffers, 'training on a set without images would not start'
 
 
 def test_the_report_as_json(tmp_path):
@@ -179,10 +186,12 @@ def test_the_report_as_json(tmp_path):
                     str(tmp_path / 'report.json'))
     check.check_dataset(options)
     report = json.loads((tmp_path / 'report.json').read_text())
-    assert report['counts'] == dict(images=4, annotations=8, categories=2) and report['suffers'] is True, 'the verdict'
+    assert report['counts'] == dict(images=4, annotations=8, categories=2) and report['suffers'] is True, \
+        'the JSON should have the verdict'
     problem = report['problems'][0]
-    assert (problem['problem'], problem['count'], problem['share']) == ('boxes without area', 1, 0.125), 'the counts'
-    assert problem['entries'][0]['entry'] == 'annotations[5] (id 105)', 'and every entry'
+    assert (problem['problem'], problem['count'], problem['share']) == ('boxes without area', 1, 0.125), \
+        'the JSON should have the counts'
+    assert problem['entries'][0]['entry'] == 'annotations[5] (id 105)', 'the JSON should list every entry'
     options.json = str(tmp_path / 'none' / 'report.json')
     with pytest.raises(SetupError, match='cannot be written .* No such file'):
         check.check_dataset(options)
@@ -195,7 +204,7 @@ def test_real_sets_have_no_problem(tiny_coco):
 
 
 def call(*arguments):
-    """The exit status of the tool, in this process: another one takes seconds to import the stack."""
+    """Run the tool in this process, because a new one takes seconds to import the stack; return its exit status."""
     tool = str(ROOT / 'tools' / 'check_dataset.py')
     with mock.patch.object(sys, 'argv', [tool, *map(str, arguments)]), pytest.raises(SystemExit) as raised, \
             mock.patch.object(sys, 'path', [str(ROOT / 'tools'), *sys.path]):
@@ -204,15 +213,16 @@ def call(*arguments):
 
 
 def test_the_command_line(tmp_path, capsys):
-    """The exit status is for scripts: 0, 1 when training would suffer, 2 for a mistake in the command."""
+    """Scripts read the exit status: 0; 1 if training would suffer; 2 for a mistake in the command."""
     root = write_set(tmp_path)
-    assert call(root / 'boxes.json', '--images', root / 'images') == 0, 'nothing is wrong with the set'
-    assert 'no problem found' in capsys.readouterr().out, 'and so it should say'
+    assert call(root / 'boxes.json', '--images', root / 'images') == 0, 'the exit status of a good set should be 0'
+    assert 'no problem found' in capsys.readouterr().out, 'the report should say that nothing is wrong'
     (root / 'images' / '0.jpg').write_bytes(encode()[:300])
-    assert call(root / 'boxes.json', '--images', root / 'images') == 1, 'one image in four is broken'
-    assert 'images[0] (id 10)' in capsys.readouterr().out, 'and should be named'
-    assert call(root / 'boxes.json', '--images', root / 'pictures') == 2, 'a folder that is not there is a mistake'
-    assert capsys.readouterr().err.startswith('error: The folder of images'), 'in one paragraph'
+    assert call(root / 'boxes.json', '--images', root / 'images') == 1, \
+        'one image in four is broken, so the exit status should be 1'
+    assert 'images[0] (id 10)' in capsys.readouterr().out, 'the report should name the broken image'
+    assert call(root / 'boxes.json', '--images', root / 'pictures') == 2, 'a missing folder is a mistake in the command'
+    assert capsys.readouterr().err.startswith('error: The folder of images'), 'the mistake should be one line on stderr'
 
 
 def test_help_needs_no_stack():
@@ -225,4 +235,4 @@ def test_help_needs_no_stack():
 def test_usage_mistakes(arguments):
     with pytest.raises(SystemExit) as raised:
         parse('check_dataset', *arguments)
-    assert raised.value.code == 2, 'a mistake in the command line should exit with 2, before anything is imported'
+    assert raised.value.code == 2, 'a mistake in the command line should exit with status 2'

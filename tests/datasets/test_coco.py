@@ -1,4 +1,4 @@
-"""COCO-format data with everything that can be wrong with it, and real images where there are some."""
+"""CocoDataset on COCO-format files with every kind of fault, and on real images where they are available."""
 import json
 
 import numpy as np
@@ -8,7 +8,7 @@ from gfl_plugin.datasets import CocoDataset
 from gfl_plugin.errors import SetupError
 
 GOOD, CROWD = [10, 20, 30, 15], [0, 0, 60, 60]
-WITHOUT_USE = {
+UNUSABLE = {
     'no_width': [10, 10, 0, 5], 'negative_height': [10, 10, 5, -3], 'right_of_the_image': [100, 10, 5, 5],
     'above_the_image': [10, -20, 5, 15], 'nan': [float('nan'), 10, 5, 5], 'infinite': [10, 10, float('inf'), 5]}
 
@@ -29,32 +29,32 @@ def build(root, classes=('thing', ), **options):
     return CocoDataset(data_root=str(root), metainfo=dict(classes=classes), pipeline=[], **options)
 
 
-def test_boxes_without_use_are_dropped_with_one_warning(tmp_path, log):
-    write(tmp_path, [annotation(1, GOOD)] + [annotation(i, box) for i, box in enumerate(WITHOUT_USE.values(), 2)])
+def test_unusable_boxes_are_dropped_with_one_warning(tmp_path, log):
+    write(tmp_path, [annotation(1, GOOD)] + [annotation(i, box) for i, box in enumerate(UNUSABLE.values(), 2)])
     instances = build(tmp_path)[0]['instances']
-    assert [i['bbox'] for i in instances] == [[10, 20, 40, 35]], 'the good box should be left, as corners'
+    assert [i['bbox'] for i in instances] == [[10, 20, 40, 35]], 'only the good box should be left, as corners'
     warnings = [line for line in log() if 'dropped' in line]
-    assert len(warnings) == 1 and f' {len(WITHOUT_USE)} boxes' in warnings[0], 'one warning should count them'
+    assert len(warnings) == 1 and f' {len(UNUSABLE)} boxes' in warnings[0], 'one warning should count them'
 
 
 def test_annotations_without_image_or_category_are_counted(tmp_path, log):
     strays = [annotation(2, GOOD, image=5), dict(annotation(3, GOOD), category_id=9), annotation(4, GOOD, image=6)]
     write(tmp_path, [annotation(1, GOOD), *strays])
-    assert len(build(tmp_path)[0]['instances']) == 1, 'what belongs to nothing should be left out'
+    assert len(build(tmp_path)[0]['instances']) == 1, 'annotations without an image or a category should be left out'
     warning = [line for line in log() if 'dropped' in line]
     assert warning and '3 boxes were dropped' in warning[0] and 'annotations without image: 2' in warning[0] \
-        and 'unknown categories: 1' in warning[0], 'but not in silence'
+        and 'unknown categories: 1' in warning[0], 'a warning should count them'
 
 
-@pytest.mark.parametrize('box', WITHOUT_USE.values(), ids=WITHOUT_USE)
-def test_each_kind_of_useless_box(tmp_path, box):
+@pytest.mark.parametrize('box', UNUSABLE.values(), ids=UNUSABLE)
+def test_each_kind_of_unusable_box(tmp_path, box):
     write(tmp_path, [annotation(1, box)])
     assert build(tmp_path)[0]['instances'] == []
 
 
 def test_a_box_beyond_the_border_stays(tmp_path):
     write(tmp_path, [annotation(1, [-10, -5, 50, 200])])
-    assert len(build(tmp_path)[0]['instances']) == 1, 'what is cut off by the border has area inside'
+    assert len(build(tmp_path)[0]['instances']) == 1, 'a box that the border cuts still has area inside'
 
 
 def test_a_box_needs_no_area_entry(tmp_path):
@@ -73,7 +73,7 @@ def test_crowd_is_ignored(tmp_path):
                                              (('thing', ), [0]), (('other', ), [0])])
 @pytest.mark.parametrize('reverse', [False, True])
 def test_labels_follow_the_order_of_the_config(tmp_path, classes, labels, reverse):
-    """Unlike mmdet, whose labels follow the categories of the file."""
+    """Unlike mmdet: there the labels follow the categories of the file."""
     write(tmp_path, [annotation(1, GOOD), dict(annotation(2, CROWD), category_id=3)])
     content = json.loads((tmp_path / 'boxes.json').read_text())
     if reverse:
@@ -83,7 +83,7 @@ def test_labels_follow_the_order_of_the_config(tmp_path, classes, labels, revers
 
 
 def test_a_refusal_lists_the_classes_in_the_order_of_the_file(tmp_path):
-    """A user copies them from it."""
+    """Users copy the names from the error into a config."""
     write(tmp_path, [])
     content = json.loads((tmp_path / 'boxes.json').read_text())
     content['categories'] = [dict(id=i, name=name) for i, name in enumerate(('zebra', 'ant', 'cow'))]
@@ -119,7 +119,7 @@ def test_no_image(tmp_path):
 @pytest.mark.parametrize('classes', [CocoDataset.METAINFO['classes'], CocoDataset.METAINFO['classes'][::-1],
                                      ('zebra', 'person', 'car')], ids=['all', 'reversed', 'some'])
 def test_real_annotations(tiny_coco, classes):
-    """Every annotation of a class is found again, under its name."""
+    """Every annotation of a class is loaded, with the label of its class name."""
     dataset = CocoDataset(data_root=tiny_coco, ann_file='annotations/instances_train2017.json', pipeline=[],
                           data_prefix=dict(img='train2017/'), metainfo=dict(classes=classes), serialize_data=False)
     with open(f'{tiny_coco}/annotations/instances_train2017.json') as file:

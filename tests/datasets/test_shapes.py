@@ -1,4 +1,4 @@
-"""The set of shapes that the demo trains on: what is in the files, and that they get there whole."""
+"""The set of shapes that the demo trains on: the content of its files, and that they are written completely."""
 import functools
 import json
 
@@ -26,7 +26,7 @@ def images(root):
 
 @functools.lru_cache
 def rendered(count=80, size=SIZE):
-    """The shapes of each of ``count`` images."""
+    """Lists of shapes, one for each of ``count`` images."""
     return [render_image(np.random.default_rng([7, index]), size)[1] for index in range(count)]
 
 
@@ -44,7 +44,8 @@ def test_another_seed_gives_other_images(tmp_path):
 
 def test_a_longer_set_begins_with_the_shorter_one(tmp_path):
     build(tmp_path / 'a'), build(tmp_path / 'b', num_images=8)
-    assert images(tmp_path / 'a').items() <= images(tmp_path / 'b').items(), 'an image depends on its own index alone'
+    assert images(tmp_path / 'a').items() <= images(tmp_path / 'b').items(), \
+        'an image should depend on its own index only'
 
 
 def test_train_and_val_share_no_image(tmp_path):
@@ -58,7 +59,7 @@ def test_boxes_lie_within_the_image():
     assert (boxes >= 0).all() and (boxes <= SIZE).all(), 'a box should not reach beyond the image'
     assert (boxes[:, 2:] - boxes[:, :2] > 0).all(), 'a box should have an area'
     assert (boxes == 0).any() and (boxes == SIZE).any(), 'some shapes should be cut off by the border'
-    assert (boxes != boxes.round()).any(), 'boxes should be finer than pixels'
+    assert (boxes != boxes.round()).any(), 'boxes should not be rounded to pixels'
 
 
 @pytest.mark.parametrize('index', range(120))
@@ -67,7 +68,8 @@ def test_a_box_is_the_extent_of_its_drawn_shape(index):
     rows, columns = np.nonzero(shape.mask > 0.02)
     drawn = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
     name = list(OUTLINES)[shape.label]
-    assert np.abs(drawn - shape.box).max() <= 1, f'the box of this {name}, {shape.box}, should be as drawn, {drawn}'
+    assert np.abs(drawn - shape.box).max() <= 1, \
+        f'the box of this {name} is {shape.box} but should be as drawn, {drawn}'
 
 
 def test_every_class_occurs_and_no_shape_is_hidden():
@@ -76,17 +78,17 @@ def test_every_class_occurs_and_no_shape_is_hidden():
     for shapes in scenes:
         free = np.ones((SIZE, SIZE), np.float32)
         for shape in reversed(shapes):
-            assert (shape.mask * free).sum() >= 0.3 * shape.area, 'three tenths of each shape should be in sight'
+            assert (shape.mask * free).sum() >= 0.3 * shape.area, 'at least 30% of each shape should be visible'
             free *= 1 - shape.mask
 
 
 def test_some_images_show_nothing():
     counts = [len(shapes) for shapes in rendered(count=150, size=32)]
     assert 0 < counts.count(0) < 12, 'about one image in fifty should be empty'
-    assert max(counts) == 8, 'a full image should show eight shapes'
+    assert max(counts) == 8, 'the fullest image should show eight shapes'
 
 
-def test_a_killed_run_leaves_nothing_that_is_used(tmp_path, monkeypatch):
+def test_the_leftovers_of_a_killed_run_are_not_used(tmp_path, monkeypatch):
     def killed(*args):
         raise KeyboardInterrupt
 
@@ -94,10 +96,10 @@ def test_a_killed_run_leaves_nothing_that_is_used(tmp_path, monkeypatch):
         patch.setattr('gfl_plugin.datasets.shapes.json.dumps', killed)
         with pytest.raises(KeyboardInterrupt):
             build(tmp_path)
-    assert not (tmp_path / 'train').exists(), 'a split should appear only when it is whole'
-    abandoned = tmp_path / '.train-killed'  # what kill -9 leaves: nothing tidies up
+    assert not (tmp_path / 'train').exists(), 'a split should appear only when it is complete'
+    abandoned = tmp_path / '.train-killed'  # what kill -9 leaves, since no cleanup runs
     (abandoned / 'images').mkdir(parents=True)
-    assert len(build(tmp_path)) == 6, 'the next run should write the whole split, whatever an earlier one abandoned'
+    assert len(build(tmp_path)) == 6, 'the next run should write the whole split despite the leftovers'
 
 
 def test_a_folder_without_a_manifest_is_refused(tmp_path):
@@ -123,7 +125,7 @@ def test_the_slower_of_two_writers_takes_the_split_of_the_faster(tmp_path, monke
     monkeypatch.setattr('gfl_plugin.datasets.shapes.write_split', overtaken)
     ensure_split(folder, manifest)
     assert (folder / 'manifest.json').read_text() == json.dumps(manifest), 'a finished split should not be replaced'
-    assert [path.name for path in tmp_path.iterdir()] == ['train'], 'the slower writer should clear its own files away'
+    assert [path.name for path in tmp_path.iterdir()] == ['train'], 'the slower writer should remove its own files'
 
 
 def test_an_existing_split_is_not_written_again(tmp_path):
@@ -131,12 +133,12 @@ def test_an_existing_split_is_not_written_again(tmp_path):
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob('*')}
     build(tmp_path)
     after = {path: path.stat().st_mtime_ns for path in tmp_path.rglob('*')}
-    assert before == after, 'a finished split should be left as it is'
+    assert before == after, 'a finished split should not be touched'
 
 
 def test_building_a_config_writes_nothing(tmp_path):
     build(tmp_path, lazy_init=True)
-    assert not list(tmp_path.iterdir()), 'a lazy dataset should write no file before it is used'
+    assert not list(tmp_path.iterdir()), 'a lazy data set should write no file before it is used'
 
 
 def test_an_unknown_split_is_named():
@@ -154,9 +156,10 @@ def test_the_pipeline_delivers_what_was_drawn(tmp_path):
         instances = sample['data_samples'].gt_instances
         boxes = instances.bboxes.tensor if hasattr(instances.bboxes, 'tensor') else instances.bboxes
         assert np.allclose(boxes, [shape.box for shape in shapes] or np.empty((0, 4)), atol=2e-3), \
-            'boxes should arrive as they were drawn'
-        assert instances.labels.tolist() == [shape.label for shape in shapes], 'and with their classes'
+            'the pipeline should deliver the boxes that were drawn'
+        assert instances.labels.tolist() == [shape.label for shape in shapes], \
+            'the labels should be those of the shapes'
         delivered += len(shapes)
-    assert delivered == len(coco['annotations']) > 20, 'no annotation should be lost on the way'
+    assert delivered == len(coco['annotations']) > 20, 'the pipeline should lose no annotation'
     assert [category['name'] for category in coco['categories']] == list(dataset.metainfo['classes']), \
-        'the file and the dataset should name the classes alike'
+        'the file and the data set should have the same class names'

@@ -33,7 +33,8 @@ def test_a_training_goes_on_without_a_broken_image(data):
     done = train(data, 'train_dataloader.dataset.max_unreadable=0.1')
     assert done.returncode == 0, done.stderr
     log = next((data / 'run').glob('*/*.log')).read_text()
-    assert log.count('000003.png (image 3') == 1 and 'truncated. It is skipped' in log, 'the log should name it, once'
+    assert log.count('000003.png (image 3') == 1 and 'truncated. Training skips it' in log, \
+        'the log should name it, once'
     assert (data / 'run' / 'epoch_1.pth').exists(), 'and the training reach its end'
 
 

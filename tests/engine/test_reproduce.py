@@ -1,11 +1,12 @@
 """Tables of the paper: every row is a config; a table goes on where it was; what is published stays beside COCO."""
 import json
 import sys
+from pathlib import Path
 
 import pytest
 from tool_runs import SMALL, parse
 
-from gfl_plugin import CONFIGS, engine
+from gfl_plugin import CONFIGS, engine, files
 from gfl_plugin.engine.reproduce import TABLES, markdown
 from gfl_plugin.errors import SetupError
 
@@ -51,6 +52,38 @@ def test_a_table_goes_on_where_it_was(tmp_path, monkeypatch):
     assert json.loads((folder / 'table.json').read_text()) == table
     assert 'published' not in json.dumps(table), "COCO's figures stay beside others of COCO"
     assert (folder / 'table.md').read_text().count('±') == 6, 'mean and spread of three numbers of two rows'
+
+
+def test_a_kill_while_results_are_written_leaves_none(tmp_path, monkeypatch):
+    """A file that is half written would count as a run that is done."""
+    module, row = sys.modules['gfl_plugin.engine.reproduce'], TABLES['n'][0]
+    options = parse('reproduce', 'n', '--work-dir', str(tmp_path), '--rows', row.name, '--seeds', '1')
+    monkeypatch.setattr(module, 'train', lambda run: None)
+    monkeypatch.setattr(module, 'test', lambda run: (None, {}))
+    (tmp_path / row.name / 'seed_0').mkdir(parents=True)
+    (tmp_path / row.name / 'seed_0/last_checkpoint').write_text('epoch_1.pth')
+
+    def die(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as killed:
+        killed.setattr('gfl_plugin.files._flush', die)
+        with pytest.raises(KeyboardInterrupt):
+            module._run(row, 0, str(tmp_path), options)
+        with pytest.raises(KeyboardInterrupt):
+            module.write_table(str(tmp_path), options)
+    assert not list(tmp_path.rglob('*.json'))
+    (tmp_path / row.name / 'seed_0.json').write_text('')  # of an older version
+    assert len(engine.reproduce(options)['rows'][0]['runs']) == 1, 'it should be trained again'
+
+
+def test_processes_that_share_a_table_write_it_at_a_time(tmp_path):
+    table = str(tmp_path / 'table.json')
+    with files.replacing(table) as first, files.replacing(table) as second:
+        for name in (first, second):
+            with open(name, 'w') as file:
+                file.write(name)
+    assert Path(table).read_text() == first and len(list(tmp_path.iterdir())) == 1
 
 
 def test_published_figures_only_beside_coco():

@@ -30,9 +30,9 @@ def test_a_rank_that_dies_is_started_again_and_the_run_goes_on(tmp_path):
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize('mistake', ['load_from=nowhere.pth', 'model.bbox_head.num_classes=5'])
+@pytest.mark.parametrize('mistake', ['load_from=nowhere.pth', 'model.bbox_head.num_classes=5', 'train_cfg.max_epoch=2'])
 def test_a_mistake_of_the_users_is_said_once_and_not_made_again(mistake, tmp_path):
-    """One that a rank finds before it meets the others, and one that all find in the data."""
+    """One that a rank finds before it meets the others, one that all find in the data, and a misspelt setting."""
     done = on_ranks(2, tmp_path / 'data', '--work-dir', str(tmp_path / 'run'), settings=[*SETTINGS, mistake])
     assert done.returncode == 2 and 'Traceback' not in done.stderr, done.stderr[-3000:]
     assert done.stderr.count('error:') == 1, done.stderr[-3000:]

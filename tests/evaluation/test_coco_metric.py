@@ -1,4 +1,4 @@
-"""COCO's metric by either implementation."""
+"""COCO's metric, computed by each of its implementations."""
 import copy
 import itertools
 import json
@@ -12,7 +12,7 @@ from gfl_plugin.errors import SetupError
 from gfl_plugin.evaluation.coco_metric import evaluators
 
 IMAGES = 12
-SIDES = dict(small=20, medium=60, large=150)  # pixels: an object of each of COCO's sizes
+SIDES = dict(small=20, medium=60, large=150)  # pixels: one object of each of COCO's size classes
 NUMBERS = [f'mAP{end}' for end in ('', '_50', '_75', '_s', '_m', '_l')] + [
     f'AR{end}' for end in ('@100', '@300', '@1000', '_s@1000', '_m@1000', '_l@1000')]
 
@@ -34,7 +34,7 @@ def evaluate(tmp_path, **options):
 
 
 def truth(images=3):
-    """Annotations of a small, a medium and a large object of each of two classes in each image."""
+    """Annotations: in each image, two classes with a small, a medium and a large object each."""
     annotations = [dict(image_id=image, category_id=category, bbox=[200 * place, 300 * category - 300, side, side],
                         area=side**2, iscrowd=0)
                    for image in range(1, images + 1) for category in (1, 2)
@@ -63,7 +63,7 @@ def evaluate_perfect(path, content, classes=('cat', 'dog'), **options):
 
 
 def strip(content, without):
-    """The same annotations as a careless tool writes them: without some keys, or with ids from 0."""
+    """Copy annotations as a careless tool would write them: without some keys, or with ids from 0."""
     content = copy.deepcopy(content)
     for number, entry in enumerate(content['annotations']):
         for key in set(without) & {'area', 'iscrowd'}:
@@ -75,7 +75,7 @@ def strip(content, without):
 
 def assert_perfect(results):
     for end in ('', '_50', '_75', '_s', '_m', '_l'):
-        assert results[f'coco/bbox_mAP{end}'] == 1, f'every object was found: {results}'
+        assert results[f'coco/bbox_mAP{end}'] == 1, f'every object was found, so AP should be 1: {results}'
 
 
 both = pytest.mark.skipif('faster-coco-eval' not in evaluators(), reason='faster-coco-eval is not installed')
@@ -83,7 +83,7 @@ both = pytest.mark.skipif('faster-coco-eval' not in evaluators(), reason='faster
 
 @both
 def test_the_implementations_agree():
-    """Before MMDetection rounds them to three digits."""
+    """Compare all digits; MMDetection rounds to three."""
     results = random_results(IMAGES)
     fast, slow = (twelve_numbers(*results, name) for name in evaluators())
     assert fast == pytest.approx(slow, abs=1e-6)
@@ -93,17 +93,17 @@ def test_the_implementations_agree():
 def test_the_twelve_numbers_are_the_same(tmp_path):
     fast, slow = (evaluate(tmp_path, backend=name) for name in ('faster-coco-eval', 'pycocotools'))
     assert len(fast) == 12 and fast.keys() == slow.keys()
-    assert 0.05 < slow['coco/bbox_mAP'] < 0.95, 'the numbers should be of detections that are partly right'
+    assert 0.05 < slow['coco/bbox_mAP'] < 0.95, 'only some detections should be right, otherwise this tests little'
     for name in slow:
         assert fast[name] == pytest.approx(slow[name], abs=1e-6), name
-    assert evaluate(tmp_path) == fast, 'the faster one should be the default'
+    assert evaluate(tmp_path) == fast, 'the faster implementation should be the default'
 
 
-def test_pycocotools_serves_where_the_faster_one_is_missing(tmp_path, monkeypatch):
+def test_pycocotools_is_used_if_the_faster_one_is_missing(tmp_path, monkeypatch):
     slow = evaluate(tmp_path, backend='pycocotools')
     monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
     assert evaluate(tmp_path) == slow
-    with pytest.raises(SetupError, match='installed are pycocotools'):
+    with pytest.raises(SetupError, match='the installed backends are pycocotools'):
         evaluate(tmp_path, backend='faster-coco-eval')
 
 
@@ -112,14 +112,14 @@ LEFT_OUT = [keys for count in range(4) for keys in itertools.combinations(('area
 
 @pytest.mark.parametrize('backend', evaluators())
 @pytest.mark.parametrize('without', LEFT_OUT, ids='_'.join)
-def test_what_a_file_leaves_out_is_completed(tmp_path, backend, without):
+def test_missing_keys_are_completed(tmp_path, backend, without):
     content = strip(truth(), without)
     assert_perfect(evaluate_perfect(tmp_path / 'boxes.json', content, backend=backend))
-    assert json.loads((tmp_path / 'boxes.json').read_text()) == content, "the user's file should stay as it is"
+    assert json.loads((tmp_path / 'boxes.json').read_text()) == content, "the user's file should not change"
 
 
 @pytest.mark.parametrize('backend', evaluators())
-def test_real_annotations_without_what_tools_leave_out(tiny_coco, tmp_path, backend):
+def test_real_annotations_with_missing_keys(tiny_coco, tmp_path, backend):
     with open(f'{tiny_coco}/annotations/instances_val2017.json') as file:
         content = json.load(file)
     content['annotations'] = [entry for entry in content['annotations'] if not entry['iscrowd']]
@@ -135,9 +135,9 @@ def test_boxes_that_are_not_finite_are_left_out_with_a_warning(tmp_path, backend
     content['annotations'].insert(0, dict(id=99, image_id=1, category_id=1, bbox=[5, 5, float('nan'), 5]))
     (tmp_path / 'boxes.json').write_text(json.dumps(content))
     metric = METRICS.build(dict(type='gfl_plugin.CocoMetric', ann_file=str(tmp_path / 'boxes.json'), backend=backend))
-    assert metric._coco_api.dataset['annotations'] == finite['annotations'], 'the other boxes should stay as they are'
+    assert metric._coco_api.dataset['annotations'] == finite['annotations'], 'the other boxes should not change'
     said = '1 boxes were dropped from the evaluation (boxes not finite)'
-    assert any(said in line for line in log()), 'but not in silence'
+    assert any(said in line for line in log()), 'a warning should count the dropped box'
 
 
 def test_a_malformed_annotation_is_refused(tmp_path):
@@ -148,7 +148,7 @@ def test_a_malformed_annotation_is_refused(tmp_path):
 
 
 def test_results_for_a_server_need_no_annotations(tmp_path):
-    """As for COCO's image_info_test-dev2017.json."""
+    """COCO's image_info_test-dev2017.json has none."""
     content = dict(truth(), annotations=[])
     prefix = str(tmp_path / 'results')
     assert evaluate_perfect(tmp_path / 'boxes.json', content, format_only=True, outfile_prefix=prefix) == {}
@@ -160,7 +160,7 @@ def test_results_for_a_server_need_no_annotations(tmp_path):
         METRICS.build(settings)
 
 
-REORDERED = {  # of the file's categories, and of the config's classes
+REORDERED = {  # the categories of the file, and the classes of the config
     'classes': ([(1, 'cat'), (2, 'dog')], ('dog', 'cat')),
     'categories': ([(2, 'dog'), (1, 'cat')], ('cat', 'dog')),
     'ids': ([(2, 'cat'), (1, 'dog')], ('cat', 'dog')),
@@ -178,18 +178,19 @@ def test_classes_are_matched_by_name(tmp_path, backend, kind):
     results = evaluate_perfect(tmp_path / 'boxes.json', content, classes, backend=backend, classwise=True,
                                outfile_prefix=str(tmp_path / 'results'))
     assert_perfect(results)
-    assert {name for name in classes if f'coco/{name}_precision' in results} == set(classes), 'none should be missing'
+    assert {name for name in classes if f'coco/{name}_precision' in results} == set(classes), \
+        'every class should have its precision'
     written = json.loads((tmp_path / 'results.bbox.json').read_text())
     expected = {(entry['image_id'], entry['category_id'], *entry['bbox']) for entry in content['annotations']
                 if dict(categories)[entry['category_id']] in classes}
     assert {(entry['image_id'], entry['category_id'], *entry['bbox']) for entry in written} == expected, \
-        'a file of results should have the ids of the annotation file'
+        'the results file should use the ids of the annotation file'
 
 
 @pytest.mark.parametrize('backend', evaluators())
 @pytest.mark.parametrize('kind', ['classes', 'categories', 'ids', 'both'])
 def test_each_class_gets_its_own_precision(tmp_path, backend, kind):
-    """COCO's evaluation sorts the ids, so its table of precisions is in another order than the classes."""
+    """COCOeval sorts the ids, so its table of precisions is not in the order of the classes."""
     categories, classes = REORDERED[kind]
     content = dict(truth(), categories=[dict(id=id, name=name) for id, name in categories])
     (tmp_path / 'boxes.json').write_text(json.dumps(content))
@@ -204,7 +205,8 @@ def test_each_class_gets_its_own_precision(tmp_path, backend, kind):
         found = dict(bboxes=boxes, scores=torch.ones(3), labels=torch.full((3, ), classes.index('cat')))
         metric.process({}, [dict(img_id=image['id'], ori_shape=(640, 640), pred_instances=found)])
     results = metric.evaluate(len(content['images']))
-    assert (results['coco/cat_precision'], results['coco/dog_precision']) == (1, 0), 'only cats were found'
+    assert (results['coco/cat_precision'], results['coco/dog_precision']) == (1, 0), \
+        'only cats were detected, so only their precision should be 1'
 
 
 def test_a_class_without_category_ends_an_evaluation_before_it_starts(tmp_path):
@@ -214,8 +216,8 @@ def test_a_class_without_category_ends_an_evaluation_before_it_starts(tmp_path):
         metric.dataset_meta = dict(classes=('cat', 'bird', 'dog'))
 
 
-def test_ground_truth_of_the_data_samples_will_do():
-    """Without an annotation file."""
+def test_the_ground_truth_may_come_from_the_data_samples():
+    """There is no annotation file."""
     metric = METRICS.build(dict(type='gfl_plugin.CocoMetric'))
     metric.dataset_meta = dict(classes=('dog', 'cat'))
     boxes = torch.tensor([[0., 0, 50, 50], [100, 100, 300, 300]])

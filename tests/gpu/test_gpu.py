@@ -1,4 +1,4 @@
-"""On a GPU all is as on a CPU. What is compared with MMDetection's on either device stands with its subject."""
+"""Results on a GPU equal those on a CPU. Comparisons with MMDetection on both devices are in other test files."""
 import json
 
 import pytest
@@ -19,10 +19,10 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 @pytest.mark.parametrize('count', [0, 40, 5000])
 def test_nms_keeps_the_same_boxes(count):
     (objects, ), _ = random_objects((count, ), 800, 1344, 80)
-    scores, image = (torch.rand(count) * 200).round() / 200, torch.randint(0, 4, (count, ))  # many are equal
+    scores, image = (torch.rand(count) * 200).round() / 200, torch.randint(0, 4, (count, ))  # many scores are equal
     boxes = objects.bboxes, scores, objects.labels, image
     kept = [class_aware_nms(*(b.to(device) for b in boxes), 0.6, max_keep=100).cpu() for device in ('cpu', 'cuda')]
-    assert kept[0].equal(kept[1]), 'the same boxes, in the same order'
+    assert kept[0].equal(kept[1]), 'both devices should keep the same boxes in the same order'
 
 
 @pytest.mark.parametrize('counts', [(7, 0, 30), (150, )])
@@ -45,7 +45,7 @@ def test_atss_assigns_the_same_priors(counts):
 
 
 def model_that_detects():
-    """The model of the 1x config, small, with scores over the whole range."""
+    """Build the small model of the shapes, with scores over the whole range."""
     config = engine.load_config(parse('train', SHAPES, '--cfg-options', 'model.neck.num_outs=5'))
     head = head_config('gfl_plugin.GFLHead', 'gfl_plugin.', num_classes=6)
     head.update(in_channels=64, feat_channels=64, train_cfg=None, test_cfg=None)
@@ -69,13 +69,13 @@ def test_inference_detects_the_same(exact):
         assert len(on_cpu) > 20, 'there should be detections to compare'
         same = (iou(on_cpu.bboxes[:, None], on_gpu.bboxes) > 0.99) & (on_cpu.labels[:, None] == on_gpu.labels)
         same &= (on_cpu.scores[:, None] - on_gpu.scores).abs() < 1e-3
-        # Rounding decides for a few: which of two is above the threshold, or the last of a hundred.
+        # Rounding decides a few cases: whether a score passes the threshold, or which box is the hundredth.
         alone = int((~same.any(1)).sum())
-        assert alone <= 0.03 * len(on_cpu), f'{alone} of {len(on_cpu)} are found on a CPU alone'
+        assert alone <= 0.03 * len(on_cpu), f'{alone} of {len(on_cpu)} boxes are found on the CPU only'
 
 
-def test_training_gets_to_the_ap_of_a_cpu(tmp_path):
-    """The demo. On a CPU it ends at AP 0.40; sums in another order make another run, for which 3 points are left."""
+def test_training_reaches_the_ap_of_a_cpu(tmp_path):
+    """The demo ends at AP 0.40 on a CPU. A GPU sums in another order, so the test allows 3 points less."""
     engine.train(parse('train', SHAPES, '--data-root', str(tmp_path / 'data'), '--work-dir', str(tmp_path / 'run')))
     log, = (tmp_path / 'run').glob('*/vis_data/scalars.json')
     ap = [line['coco/bbox_mAP'] for line in map(json.loads, log.read_text().splitlines()) if 'coco/bbox_mAP' in line]

@@ -1,4 +1,6 @@
 """The third axis of the head: our assigners, MMDetection's by the adapter, and what may not be."""
+import math
+
 import pytest
 import torch
 from mmdet.models.task_modules.assigners import BaseAssigner
@@ -10,10 +12,14 @@ from gfl_plugin.errors import SetupError
 
 TOOD = dict(type='gfl_plugin.TaskAlignedAssigner')
 YOLOV8 = dict(type='gfl_plugin.TaskAlignedAssigner', variant='yolov8')
-THEIRS = {name: dict(type=name, **options) for name, options in {
-    'ATSSAssigner': dict(topk=9), 'TaskAlignedAssigner': dict(topk=13), 'SimOTAAssigner': dict(),
-    'DynamicSoftLabelAssigner': dict(), 'MaxIoUAssigner': dict(pos_iou_thr=0.5, neg_iou_thr=0.4, min_pos_iou=0)}.items()}
-THEIRS['DDOD'] = dict(type='ATSSAssigner', topk=9, alpha=0.8)
+THEIRS = {
+    'ATSSAssigner': dict(type='ATSSAssigner', topk=9),
+    'DDOD': dict(type='ATSSAssigner', topk=9, alpha=0.8),
+    'DynamicSoftLabelAssigner': dict(type='DynamicSoftLabelAssigner'),
+    'MaxIoUAssigner': dict(type='MaxIoUAssigner', pos_iou_thr=0.5, neg_iou_thr=0.4, min_pos_iou=0),
+    'SimOTAAssigner': dict(type='SimOTAAssigner'),
+    'TaskAlignedAssigner': dict(type='TaskAlignedAssigner', topk=13),
+}
 
 
 def build_with(assigner, quality='JointQuality', sampler=None, **options):
@@ -73,19 +79,26 @@ def test_a_sampler_weights_what_it_chose():
     pred = head.predictions(*maps)
     torch.manual_seed(1)
     m = head.match(pred, head.ground_truths(pred.grids, objects, metas))
-    assert 0 < m.weight.sum() <= 64 and m.norm == m.weight.sum(), 'MMDetection divides by all that were sampled'
+    weight = m.cls_weight
+    assert 0 < weight.sum() <= 64 and m.num_positives == weight.sum(), 'MMDetection divides by all that were sampled'
     torch.manual_seed(1)  # the same choice again
     loss, = head.loss_by_feat(*maps, objects, metas)['loss_cls']
     gradients = torch.autograd.grad(loss, maps[0])
     touched = torch.cat([g.abs().amax(1).flatten(1) for g in gradients], 1) > 0
-    assert touched.equal(m.weight > 0)
+    assert touched.equal(weight > 0)
 
 
 @pytest.mark.parametrize('quality', ['CenternessBranch', 'IoUBranch', 'VarifocalQuality'])
 def test_task_alignment_goes_with_other_qualities(quality):
     head = build_with(TOOD, quality)
-    losses, _ = losses_and_gradients(head, random_features(2, 160, 192), *random_objects((5, 2), 160, 192))
+    inputs = random_features(2, 160, 192), *random_objects((5, 2), 160, 192)
+    losses, _ = losses_and_gradients(head, *inputs)
     assert all(loss.isfinite() and loss > 0 for loss in losses.values())
+    if head.quality.has_branch:  # it learns its own target, and every positive counts as one
+        for parameter in getattr(head, head.quality.branch_layer).parameters():
+            torch.nn.init.zeros_(parameter)
+        losses, _ = losses_and_gradients(head, *inputs)
+        assert losses[head.quality.loss_name].item() == pytest.approx(math.log(2)), 'cross-entropy at a score of 1/2'
 
 
 def test_the_soft_score_is_the_target():
@@ -93,11 +106,11 @@ def test_the_soft_score_is_the_target():
     head = build_with(TOOD)
     maps, (objects, metas) = head(random_features(1, 160, 192)), random_objects((4, ), 160, 192)
     match = head.match
-    head.match = lambda *args: match(*args)._replace(score=torch.zeros_like(match(*args).score))
+    head.match = lambda *args: match(*args)._replace(soft_score=torch.zeros_like(match(*args).soft_score))
     losses = head.loss_by_feat(*maps, objects, metas)
-    empty = head.losses(head.predictions(*maps), [gt[:0] for gt in objects], metas)
+    nothing = head.loss_by_feat(*maps, [gt[:0] for gt in objects], metas)
     assert losses['loss_bbox'][0] == 0, 'it is the weight of the boxes, too'
-    assert losses['loss_cls'][0] > 0 and empty['loss_cls'] > 0
+    assert losses['loss_cls'][0] == nothing['loss_cls'][0] > 0, 'targets of 0, as without an object'
 
 
 # ---- what may not be ----
@@ -127,6 +140,53 @@ def test_an_assigner_that_needs_more_arguments_is_named():
         config.train_cfg.assigner = dict(type=needy)
         with pytest.raises(SetupError, match=f'train_cfg.assigner={needy.__name__} needs features'):
             MODELS.build(config)
+
+
+def build_config(assigner, sampler=None):
+    config = head_config('gfl_plugin.GFLHead', 'gfl_plugin.')
+    config.train_cfg.assigner = assigner
+    if sampler is not None:
+        config.train_cfg.sampler = sampler
+    return config
+
+
+@pytest.mark.parametrize('assigner, said', [
+    ('ATSSAssigner', "'ATSSAssigner' is not dict"),
+    (dict(type='RandomSampler', num=4, pos_fraction=0.5), 'no assigner'),
+    (dict(type='os.system', command='exit'), 'no assigner'), (dict(topk=9), 'is not dict'),
+    (dict(type='PointAssigner'), 'PointAssigner needs points'),
+    (dict(type='HungarianAssigner', match_costs=dict(type='IoUCost')), 'HungarianAssigner needs img_meta')])
+def test_what_is_no_assigner_for_this_head(assigner, said):
+    with pytest.raises(SetupError, match=said):
+        MODELS.build(build_config(assigner))
+
+
+def test_a_sampler_that_adds_ground_truths():
+    """They would come before the priors, whose numbers would then be those of others."""
+    sampler = dict(type='RandomSampler', num=64, pos_fraction=0.5)
+    with pytest.raises(SetupError, match='RandomSampler would add.*add_gt_as_proposals=False'):
+        MODELS.build(build_config(THEIRS['MaxIoUAssigner'], sampler))
+
+
+def test_a_sampler_beside_an_assigner_of_whole_batches():
+    sampler = dict(type='RandomSampler', num=64, pos_fraction=0.5, add_gt_as_proposals=False)
+    with pytest.raises(SetupError, match='TaskAlignedAssigner matches a whole batch.*RandomSampler'):
+        MODELS.build(build_config(TOOD, sampler))
+
+
+@pytest.mark.parametrize('assigner', [dict(type='gfl_plugin.ATSSAssigner', topk=9), TOOD, YOLOV8, *THEIRS.values()],
+                         ids=str)
+def test_objects_of_no_class_take_no_part(assigner):
+    """Beside an object of the same box with a class, they neither take its priors nor end the training."""
+    head = build_with(assigner)
+    features, (objects, metas) = random_features(1, 160, 192), random_objects((4, ), 160, 192)
+    expected = losses_and_gradients(head, features, objects, metas)
+    for label in (-1, 8, 1000):
+        both = [gt.cat([gt, gt]) for gt in objects]
+        both[0].labels = torch.cat([torch.full((4, ), label), objects[0].labels])
+        for found, reference in zip(losses_and_gradients(head, features, both, metas), expected):
+            for name in reference:
+                assert_close(found[name], reference[name], name)
 
 
 def test_an_assigner_that_asks_for_what_no_gfl_head_has():

@@ -8,12 +8,14 @@ from mmdet.structures import DetDataSample
 from mmengine.config import ConfigDict
 from reference import assert_close, head_config, losses_and_gradients, random_features, random_objects, twin_heads
 
-from gfl_plugin.errors import SetupError
 from gfl_plugin.box import Box
+from gfl_plugin.errors import SetupError
 from gfl_plugin.functional.priors import Priors
+from gfl_plugin.losses import QualityFocalLoss
 from gfl_plugin.matches import Matches
 from gfl_plugin.quality import Quality
 from gfl_plugin.registry import BOXES, QUALITIES, TASK_UTILS
+from gfl_plugin.registry import MODELS as OWN_MODELS
 
 QUALITY_LOSSES = {'JointQuality': {'loss_cls'}, 'VarifocalQuality': {'loss_cls'},
                   'DistributionGuidedQuality': {'loss_cls'},
@@ -130,6 +132,60 @@ def test_mmdetections_losses_may_be_used(quality, loss):
     for mine, reference, what in zip(*results, ('', 'the gradient of ')):
         for name in reference:
             assert_close(mine[name], reference[name], what + name)
+
+
+class HalvedLoss(QualityFocalLoss):
+    """A user's loss that inherits ours."""
+
+    def forward(self, *args, **kwargs):
+        return super().forward(*args, **kwargs) / 2
+
+
+def cls_loss_of(loss_cls, prepare=lambda x: x, quality='JointQuality'):
+    """The classification loss of a head with this ``loss_cls``, on equal maps for equal seeds."""
+    torch.manual_seed(0)
+    head = build(dict(type=quality, loss_cls=loss_cls))
+    cls_scores, *maps = head(random_features(2, 160, 192))
+    loss, = head.loss_by_feat([prepare(m) for m in cls_scores], *maps, *random_objects((5, 0), 160, 192))['loss_cls']
+    return loss
+
+
+def test_a_subclass_of_a_loss_runs_its_own_forward(monkeypatch):
+    monkeypatch.setitem(OWN_MODELS._module_dict, 'HalvedLoss', HalvedLoss)
+    assert_close(cls_loss_of(dict(type='gfl_plugin.HalvedLoss')),
+                 cls_loss_of(dict(type='gfl_plugin.QualityFocalLoss')) / 2, 'the loss of the subclass')
+
+
+def test_settings_of_a_loss_are_not_ignored():
+    expected = cls_loss_of(dict(type='gfl_plugin.QualityFocalLoss'))
+    activated = cls_loss_of(dict(type='gfl_plugin.QualityFocalLoss', activated=True), torch.sigmoid)
+    assert_close(activated, expected, 'the loss of probabilities')
+    unreduced = cls_loss_of(dict(type='gfl_plugin.QualityFocalLoss', reduction='none'))
+    assert unreduced.dim() == 1, 'there should be one loss per prior'
+    with pytest.raises(ValueError, match='avg_factor.*sum'):
+        cls_loss_of(dict(type='gfl_plugin.QualityFocalLoss', reduction='sum'))
+
+
+@pytest.mark.parametrize('quality, special', [
+    ('JointQuality', dict(type='gfl_plugin.QualityFocalLoss')), ('VarifocalQuality', dict(type='QualityFocalLoss')),
+    ('IoUBranch', dict(type='gfl_plugin.FocalLoss', alpha=0.5, loss_weight=2.0))])
+def test_the_unified_loss_in_a_head(quality, special):
+    """GFL at (0, 1) is QFL of qualities, and it is FL of labels, without alpha."""
+    assert_close(cls_loss_of(dict(type='gfl_plugin.GeneralizedFocalLoss'), quality=quality),
+                 cls_loss_of(special, quality='JointQuality' if quality == 'VarifocalQuality' else quality), quality)
+
+
+@pytest.mark.parametrize('with_nms', [False, True])
+def test_a_branch_that_is_not_a_number_gives_no_detection(with_nms):
+    head, (_, metas) = build('IoUBranch'), random_objects((1, 1), 160, 192)
+    with torch.no_grad():
+        cls_scores, bbox_preds, branch = head(random_features(2, 160, 192))
+        for b in branch:
+            b[0, :, ::2] = float('nan')
+            b[1] = float('nan')
+        some, none = head.predict_by_feat(cls_scores, bbox_preds, branch, batch_img_metas=metas, with_nms=with_nms)
+    assert len(some) > 0 and some.scores.isfinite().all(), 'the rest should be detected'
+    assert len(none) == 0, 'an image of NaN has no detection'
 
 
 @pytest.mark.parametrize('quality', ['CenternessBranch', 'IoUBranch'])
@@ -263,12 +319,12 @@ class Certainty(Quality):
     def maps(self, head, cls_feat, reg_feat, box_map):
         return *super().maps(head, cls_feat, reg_feat, box_map), head.certainty(reg_feat)
 
-    def targets(self, pred, m, at):
-        return torch.ones_like(at.iou), torch.ones_like(at.iou)
+    def targets(self, pred, matches, pos):
+        return torch.ones_like(pos.iou), torch.ones_like(pos.iou)
 
-    def losses(self, pred, m, at, score, norm):
-        return dict(loss_cls=self.class_loss(pred, m, at.labels, score, norm),
-                    loss_certainty=torch.nn.functional.softplus(-pred.branch_at(m)).sum() / norm)
+    def losses(self, pred, matches, pos, target, norm):
+        return dict(loss_cls=self.class_loss(pred, matches, pos.labels, target, norm),
+                    loss_certainty=torch.nn.functional.softplus(-pred.branch_at(matches)).sum() / norm)
 
 
 class Squares(Box):

@@ -13,10 +13,12 @@ from reference import (
     losses_and_gradients,
     random_features,
     random_objects,
+    summed,
     twin_heads,
 )
 
 from gfl_plugin.compat.packages import get_installed_path
+from gfl_plugin.errors import SetupError
 
 
 def detector_config(head_type, scope):
@@ -52,11 +54,10 @@ def test_whole_detector_loss_predict_and_both():
     inputs, samples = data()
     results = []
     for model in (reference, ours):
-        losses = {k: sum(v) if isinstance(v, list) else v for k, v in model.loss(inputs, samples).items()}
+        losses = summed(model.loss(inputs, samples))
         detections = [s.pred_instances for s in model.predict(inputs, copy.deepcopy(samples), rescale=True)]
         both_losses, both = model.bbox_head.loss_and_predict(model.extract_feat(inputs), samples)
-        both_losses = {k: sum(v) if isinstance(v, list) else v for k, v in both_losses.items()}
-        results.append((losses, detections, both_losses, both))
+        results.append((losses, detections, summed(both_losses), both))
     for name in results[0][0]:
         assert_close(results[1][0][name], results[0][0][name], name)
         assert_close(results[1][2][name], results[0][2][name], f'{name} of loss_and_predict')
@@ -149,6 +150,16 @@ def test_batch_of_two_is_two_singles():
         assert_close(a.bboxes, b.bboxes, 'the boxes of an image in a batch')
 
 
+@pytest.mark.parametrize('twins', [twin_heads, atss_heads])
+def test_losses_are_lists_as_in_mmdetection(twins):
+    """MMDetection's users sum the losses of a kind over its levels."""
+    features, (objects, metas) = random_features(2, 160, 192), random_objects((6, 5), 160, 192)
+    expected, losses = (head.loss_by_feat(*head(features), objects, metas) for head in twins())
+    for name in expected:
+        assert isinstance(losses[name], list) and all(loss.dim() == 0 for loss in losses[name]), name
+        assert_close(sum(losses[name]), sum(expected[name]), name)
+
+
 def test_order_of_ground_truths_changes_no_loss():
     _, ours = twin_heads()
     features, (objects, metas) = random_features(2, 160, 192), random_objects((6, 5), 160, 192)
@@ -190,6 +201,22 @@ def test_several_priors_a_cell_are_refused():
         MODELS.build(config)
 
 
+@pytest.mark.parametrize('count', [4, 6])
+def test_as_many_feature_maps_as_strides(count):
+    """With another number of maps, the head would train some of the strides only, or on some of the maps only."""
+    _, ours = twin_heads()
+    objects, metas = random_objects((2, ), 160, 192)
+    features = random_features(1, 160, 192, (8, 16, 32, 64, 128, 256))
+    said = f'{count} feature maps.*5 strides'
+    with pytest.raises(SetupError, match=said):
+        ours(features[:count])
+    scores, sides = (maps + maps[-1:] for maps in ours(features[:5]))
+    with pytest.raises(SetupError, match=said):
+        ours.loss_by_feat(scores[:count], sides[:count], objects, metas)
+    with pytest.raises(SetupError, match=said):
+        ours.predict_by_feat(scores[:count], sides[:count], batch_img_metas=metas)
+
+
 def test_channels_last_changes_nothing():
     _, ours = twin_heads()
     features, (objects, metas) = random_features(2, 160, 192), random_objects((6, 5), 160, 192)
@@ -228,10 +255,10 @@ def test_losses_stay_honest(bad):
     scores, sides = ours(random_features(2, 160, 192))
     damaged = [s.clone() for s in scores]
     damaged[0][0, 0, 0, 0] = bad
-    assert not ours.loss_by_feat(damaged, sides, objects, metas)['loss_cls'][0].isfinite()
+    assert not summed(ours.loss_by_feat(damaged, sides, objects, metas))['loss_cls'].isfinite()
     damaged = [torch.full_like(s, bad) for s in sides]
-    losses = ours.loss_by_feat(scores, damaged, objects, metas)
-    assert not losses['loss_bbox'][0].isfinite() and not losses['loss_dfl'][0].isfinite()
+    losses = summed(ours.loss_by_feat(scores, damaged, objects, metas))
+    assert not losses['loss_bbox'].isfinite() and not losses['loss_dfl'].isfinite()
 
 
 def test_many_objects_and_candidates():

@@ -94,11 +94,32 @@ def test_ignored_boxes():
     features = random_features(2, 256, 320)
     objects, metas = random_objects((4, 2), 256, 320)
     ignored = [InstanceData(bboxes=torch.tensor([[10., 10., 200., 220.]])), InstanceData(bboxes=torch.zeros(0, 4))]
+    without, _ = losses_and_gradients(ours, features, objects, metas)
     expected, expected_gradients = losses_and_gradients(reference, features, objects, metas, ignored)
     losses, gradients = losses_and_gradients(ours, features, objects, metas, ignored)
     for name in expected:
         assert_close(losses[name], expected[name], name)
-    assert_close(gradients['feature 0'], expected_gradients['feature 0'], 'the gradient')
+        assert abs(losses[name] / without[name] - 1) > 1e-3, f'the ignored box should change {name}'
+    for name, gradient in expected_gradients.items():
+        assert_close(gradients[name], gradient, f'the gradient of {name}')
+
+
+@pytest.mark.parametrize('scope, slots', [('own', False), ('own', True), ('mmdet', False)])
+@pytest.mark.parametrize('twins', TWINS)
+def test_objects_of_no_class_are_background(twins, scope, slots, monkeypatch):
+    """Their priors learn background, get no box loss and count in no normaliser. (MMDetection counts them.)"""
+    if slots:
+        monkeypatch.setattr('gfl_plugin.matches.can_be_read_at_once', lambda x: False)
+    _, ours = TWINS[twins](SCOPES[scope])
+    features = random_features(2, 256, 320)
+    objects, metas = random_objects((6, 3), 256, 320)
+    expected, expected_gradients = losses_and_gradients(ours, features, [objects[0][:0], objects[1]], metas)
+    objects[0].labels = torch.tensor([-1, 8, 9, 1000, -1000, 8])
+    losses, gradients = losses_and_gradients(ours, features, objects, metas)
+    for name in expected:
+        assert_close(losses[name], expected[name], name)
+    for name, gradient in expected_gradients.items():
+        assert_close(gradients[name], gradient, f'the gradient of {name}')
 
 
 def test_no_prior_inside_names_the_image():
@@ -108,16 +129,25 @@ def test_no_prior_inside_names_the_image():
         ours.loss_by_feat(*ours(random_features(1, 48, 48)), objects, metas)
 
 
-def test_soft_nms_and_other_test_settings():
+def detections(head, features, metas, cfg):
+    with torch.no_grad():
+        return head.predict_by_feat(*head(features), batch_img_metas=metas, cfg=cfg)
+
+
+@pytest.mark.parametrize('change', [
+    dict(nms=dict(type='soft_nms', iou_threshold=0.5)), dict(nms=dict(type='nms', iou_threshold=0.2)),
+    dict(nms_pre=20), dict(min_bbox_size=80), dict(score_thr=0.7), dict(max_per_img=5)], ids=str)
+def test_soft_nms_and_other_test_settings(change):
     reference, ours = twin_heads()
     features, (_, metas) = random_features(2, 256, 320), random_objects((1, 1), 256, 320)
-    for change in (dict(nms=dict(type='soft_nms', iou_threshold=0.5)), dict(nms_pre=20), dict(min_bbox_size=40),
-                   dict(score_thr=0.3), dict(max_per_img=5)):
-        cfg = ours.test_cfg.copy()
-        cfg.update(change)
-        with torch.no_grad():
-            expected, found = (head.predict_by_feat(*head(features), batch_img_metas=metas, cfg=cfg)
-                               for head in (reference, ours))
-        for ours_of_image, theirs in zip(found, expected):
-            assert_close(ours_of_image.scores, theirs.scores, f'the scores with {change}')
-            assert_close(ours_of_image.bboxes, theirs.bboxes, f'the boxes with {change}')
+    cfg = ours.test_cfg.copy()
+    usual = detections(ours, features, metas, cfg)
+    cfg.update(change)
+    expected, found = (detections(head, features, metas, cfg) for head in (reference, ours))
+    for ours_of_image, theirs, before in zip(found, expected, usual):
+        assert len(theirs) > 0, 'there should be detections to compare'
+        assert_close(ours_of_image.scores, theirs.scores, f'the scores with {change}')
+        assert_close(ours_of_image.bboxes, theirs.bboxes, f'the boxes with {change}')
+        assert ours_of_image.labels.equal(theirs.labels), f'the labels with {change}'
+        changed = len(before) != len(theirs) or not torch.allclose(before.scores, theirs.scores, atol=1e-3)
+        assert changed, f'{change} should change the detections'

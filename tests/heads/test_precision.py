@@ -1,7 +1,7 @@
 """Half precision: losses and gradients of autocast are those of fp32, but for the rounding of the maps."""
 import pytest
 import torch
-from reference import on, random_features, random_objects, twin_heads
+from reference import on, random_features, random_objects, summed, twin_heads
 
 
 def maps_of(head, features, device, dtype=None):
@@ -12,8 +12,7 @@ def maps_of(head, features, device, dtype=None):
 
 def losses_and_gradients(head, maps, *batch):
     """Losses, and the gradients of the class maps and of the sides, each in one row."""
-    losses = head.loss_by_feat(*maps, *batch)
-    losses = {name: sum(value) if isinstance(value, list) else value for name, value in losses.items()}
+    losses = summed(head.loss_by_feat(*maps, *batch))
     gradients = torch.autograd.grad(sum(losses.values()), [m for level in maps for m in level])
     rows = [torch.cat([g.flatten().double() for g in level]) for level in (gradients[:5], gradients[5:])]
     return losses, dict(zip(('class maps', 'sides'), rows))

@@ -13,7 +13,6 @@ from test_axes import PAIRS, build
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-
 ASSIGNERS = [dict(type='gfl_plugin.ATSSAssigner', topk=9), dict(type='gfl_plugin.TaskAlignedAssigner'),
              dict(type='gfl_plugin.TaskAlignedAssigner', variant='yolov8')]
 

@@ -1,4 +1,4 @@
-"""Whatever happens while a checkpoint is written, there is a whole one, and it is the one to go on from."""
+"""If a save fails at any instant, a whole checkpoint remains, and the run resumes from it."""
 import contextlib
 import errno
 import itertools
@@ -24,22 +24,22 @@ ONE = ['default_hooks.checkpoint.max_keep_ckpts=1', 'train_cfg.val_begin=99']
 
 
 class Killed(BaseException):
-    """In place of SIGKILL, at an instant of our choice."""
+    """Stands for a SIGKILL at an instant that the test chooses."""
 
 
 @contextlib.contextmanager
 def killed_at(instant: int):
-    """Let what changes the disk do so ``instant`` times, and nothing after, as if the process were gone."""
+    """Allow ``instant`` changes to the disk and block all later ones, as if the process had been killed."""
     count = itertools.count()
 
-    def until_then(change):
+    def allowed(change):
         def changed(*arguments, **kwargs):
             if next(count) >= instant:
                 raise Killed
             return change(*arguments, **kwargs)
         return changed
 
-    def half(backend, content, path):
+    def put_in_two_steps(backend, content, path):
         with open(path, 'wb') as file:
             file.write(content[:len(content) // 2])
         if next(count) >= instant:
@@ -47,9 +47,9 @@ def killed_at(instant: int):
         with open(path, 'wb') as file:
             file.write(content)
 
-    with mock.patch.object(LocalBackend, 'put', half), contextlib.ExitStack() as stack:
+    with mock.patch.object(LocalBackend, 'put', put_in_two_steps), contextlib.ExitStack() as stack:
         for name in ('replace', 'fsync', 'remove'):
-            stack.enter_context(mock.patch.object(os, name, until_then(getattr(os, name))))
+            stack.enter_context(mock.patch.object(os, name, allowed(getattr(os, name))))
         yield count
 
 
@@ -62,7 +62,7 @@ def checkpoints(folder):
 
 
 def test_a_kill_at_any_instant_of_a_save_loses_one_interval_at_most(tmp_path):
-    """With max_keep_ckpts=1: each run is resumed, killed one change of the disk later in its first save, and so on."""
+    """Resume with max_keep_ckpts=1, and kill each run one disk change later in its first save than the run before."""
     run = tmp_path / 'run'
     arguments = 'train', tmp_path / 'data', '--work-dir', str(run), '--resume'
     done, instant, reached = 0, 0, []
@@ -71,18 +71,21 @@ def test_a_kill_at_any_instant_of_a_save_loses_one_interval_at_most(tmp_path):
             engine.train(on_shapes(*arguments, settings=[*ONE, f'train_cfg.max_epochs={done + 1}']))
         found = newest_whole(str(run)).path
         epoch = load_file(found)['meta']['epoch'] if found else 0
-        assert epoch in (done, done + 1), f'killed at change {instant}, the run should go on from epoch {done} or later'
+        assert epoch in (done, done + 1), \
+            f'after a kill at change {instant}, epoch {done} or the next should be resumable'
         assert checkpoints(run) or not done, 'there should always be a checkpoint'
         reached.append(epoch - done)
-        if next(count) <= instant:  # nothing was left to be killed
+        if next(count) <= instant:  # the run ended before the kill
             break
         done, instant = epoch, instant + 1
-    assert instant > 6 and 0 < sum(reached) < len(reached), f'kills should have come before and after: {reached}'
-    assert checkpoints(run) == [f'epoch_{epoch}.pth'] and last(run) == f'epoch_{epoch}.pth', 'one should be kept'
-    assert not list(run.glob('.*.writing')), 'what was half written should be gone'
+    assert instant > 6 and 0 < sum(reached) < len(reached), \
+        f'there should be kills before and after the new checkpoint: {reached}'
+    assert checkpoints(run) == [f'epoch_{epoch}.pth'] and last(run) == f'epoch_{epoch}.pth', \
+        'exactly one should be kept'
+    assert not list(run.glob('.*.writing')), 'half-written files should be gone'
 
 
-def test_leftovers_are_removed_at_the_start(tmp_path):
+def test_leftovers_are_removed_when_a_run_starts(tmp_path):
     run = tmp_path / 'run'
     run.mkdir()
     (run / '.epoch_7.pth.writing').write_bytes(b'half')
@@ -103,7 +106,8 @@ def test_a_damaged_checkpoint_is_not_resumed_from(spoil, tmp_path):
     with pytest.raises(SetupError, match=r'epoch_2\.pth is not whole'):
         engine.train(on_shapes(*arguments, '--resume', str(path)))
     runner = engine.train(on_shapes(*arguments, '--resume'))
-    assert f'{path} is not whole' in log(run) and f'goes on from {run / "epoch_1.pth"}' in log(run), 'and say so'
+    assert f'{path} is not whole' in log(run) and f'goes on from {run / "epoch_1.pth"}' in log(run), \
+        'the log should say so'
     assert runner.iter == 8 and damage(str(path)) is None, 'the second epoch should have been trained again'
     for file in run.glob('epoch_*.pth'):
         file.write_bytes(b'')
@@ -111,7 +115,7 @@ def test_a_damaged_checkpoint_is_not_resumed_from(spoil, tmp_path):
         engine.train(on_shapes(*arguments, '--resume'))
 
 
-def test_the_format_of_old_is_resumed_from(tmp_path):
+def test_pytorchs_old_file_format_is_resumed_from(tmp_path):
     run = tmp_path / 'run'
     arguments = 'train', tmp_path / 'data', '--work-dir', str(run)
     engine.train(on_shapes(*arguments, settings=['train_cfg.max_epochs=1']))
@@ -128,8 +132,8 @@ def test_a_folder_that_has_moved_is_resumed(tmp_path):
     assert runner.iter == 8 and checkpoints(tmp_path / 'there') == ['epoch_1.pth', 'epoch_2.pth']
 
 
-def test_the_best_is_there_until_a_better_one_is(tmp_path):
-    """Each epoch is better than the one before; the third is killed while the best is saved."""
+def test_the_best_checkpoint_stays_until_a_better_one_is_written(tmp_path):
+    """Each epoch is better than the one before. The run is killed while it saves its third best."""
     run, scores = tmp_path / 'run', iter([.1, .2, .3, .4])
     arguments = 'train', tmp_path / 'data', '--work-dir', str(run)
     settings = ['default_hooks.checkpoint.save_best=score', 'default_hooks.checkpoint.rule=greater',
@@ -144,34 +148,34 @@ def test_the_best_is_there_until_a_better_one_is(tmp_path):
     with mock.patch('mmengine.evaluator.Evaluator.evaluate', lambda self, size: dict(score=next(scores))):
         with mock.patch('torch.save', save_or_die), pytest.raises(Killed):
             engine.train(on_shapes(*arguments, settings=settings))
-        assert checkpoints(run) == ['best_score_epoch_2.pth', 'epoch_3.pth'], 'the second should still be there'
+        assert checkpoints(run) == ['best_score_epoch_2.pth', 'epoch_3.pth'], 'the second best should still be there'
         runner = engine.train(on_shapes(*arguments, '--resume', settings=[*settings, 'train_cfg.max_epochs=4']))
-    assert checkpoints(run) == ['best_score_epoch_4.pth', 'epoch_4.pth'], 'the last is the best'
+    assert checkpoints(run) == ['best_score_epoch_4.pth', 'epoch_4.pth'], 'the last epoch is the best'
     assert runner.message_hub.get_info('best_score') == .4
     content = load_file(run / 'epoch_4.pth')
     assert content['message_hub']['runtime_info']['best_ckpt'] == str(run / 'best_score_epoch_4.pth')
 
 
-def test_by_iterations(tmp_path):
+def test_saving_by_iterations(tmp_path):
     run = tmp_path / 'run'
     settings = [f'default_hooks.checkpoint.{option}' for option in ('by_epoch=False', 'interval=3', 'max_keep_ckpts=2')]
     arguments = 'train', tmp_path / 'data', '--work-dir', str(run)
     engine.train(on_shapes(*arguments, settings=settings))
     assert checkpoints(run) == ['iter_6.pth', 'iter_8.pth'] and last(run) == 'iter_8.pth'
-    (run / 'iter_8.pth').unlink()  # ... and on from within the second epoch
+    (run / 'iter_8.pth').unlink()  # resume within the second epoch
     runner = engine.train(on_shapes(*arguments, '--resume', settings=[*settings, 'train_cfg.max_epochs=3']))
     assert runner.epoch == 3 and runner.iter == 12 and last(run) == 'iter_12.pth'
 
 
-def test_a_checkpoint_names_no_files_elsewhere_to_be_removed(tmp_path):
-    """A run removes the best and the oldest checkpoint that its checkpoint names; a stranger's may name any file."""
+def test_a_checkpoint_cannot_make_a_run_remove_files_elsewhere(tmp_path):
+    """A run removes old files that its checkpoint names, and a stranger's checkpoint may name any file."""
     run, victim = tmp_path / 'run', tmp_path / 'victim.pth'
     arguments = 'train', tmp_path / 'data', '--work-dir', str(run)
     settings = [*(f'default_hooks.checkpoint.{option}' for option in ('save_best=auto', 'max_keep_ckpts=1')),
                 'train_cfg.max_epochs=1']
     engine.train(on_shapes(*arguments, settings=settings))
     victim.write_text('precious')
-    (run / 'epoch_').mkdir()  # a step of /../../victim would go by it
+    (run / 'epoch_').mkdir()  # the path of step '/../../victim' would lead through this folder
     content = load_file(run / 'epoch_1.pth')
     content['message_hub']['runtime_info'].update(best_score=-1.0, best_ckpt=str(victim),
                                                   keep_ckpt_ids=['/../../victim', '/../../victim', 1])
@@ -196,13 +200,13 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path):
     with mock.patch.object(LocalBackend, 'put', put_once), pytest.raises(RunError, match='epoch_2.pth.*--resume'):
         engine.train(on_shapes(*arguments, settings=ONE))
     assert checkpoints(run) == ['epoch_1.pth'] and damage(str(run / 'epoch_1.pth')) is None
-    assert not list(run.glob('.*')), 'the part that was written should not take the space that is left'
+    assert not list(run.glob('.*')), 'the half-written file should not use up the remaining space'
     assert engine.train(on_shapes(*arguments, '--resume', settings=ONE)).iter == 8
 
 
 @pytest.mark.skipif(sys.platform == 'win32', reason='limits the size of files')
 def test_a_limit_on_files_is_one_paragraph(tmp_path):
-    """In a process of its own, that may write logs but nothing as large as a checkpoint."""
+    """The run has its own process, which may write logs but no file as large as a checkpoint."""
     run = tmp_path / 'run'
     command = ['bash', '-c', 'ulimit -f 100; exec "$@"', '-', sys.executable, 'tools/train.py', SHAPES, '--work-dir',
                str(run), '--data-root', str(tmp_path / 'data'), '--cfg-options', *SMALL, 'train_cfg.max_epochs=1']
@@ -210,7 +214,7 @@ def test_a_limit_on_files_is_one_paragraph(tmp_path):
                           capture_output=True, text=True)
     assert done.returncode == 2 and 'Traceback' not in done.stderr, done.stderr[-2000:]
     assert 'epoch_1.pth cannot be written (File too large)' in done.stderr.strip().splitlines()[-1], done.stderr[-2000:]
-    assert not checkpoints(run), 'half a checkpoint should not be there'
+    assert not checkpoints(run), 'no half checkpoint should be left'
 
 
 # ---- values that are not finite ----
@@ -219,21 +223,21 @@ DIVERGES = ['optim_wrapper.clip_grad=None', 'model.bbox_head.loss_bbox.loss_weig
             'default_hooks.loss_guard.patience=100']
 
 
-def test_weights_that_are_not_finite_push_out_no_good_ones(tmp_path):
-    """A run diverges in a folder that keeps one checkpoint, and that one is good."""
+def test_weights_that_are_not_finite_do_not_replace_good_ones(tmp_path):
+    """A run diverges in a folder that keeps one checkpoint, which is good."""
     run = tmp_path / 'run'
     arguments = 'train', tmp_path / 'data', '--work-dir', str(run)
     engine.train(on_shapes(*arguments, settings=[*ONE, 'train_cfg.max_epochs=1']))
     good = (run / 'epoch_1.pth').read_bytes()
     runner = engine.train(on_shapes(*arguments, '--resume', settings=[*ONE, *DIVERGES]))
     assert any(not parameter.isfinite().all() for parameter in runner.model.parameters()), 'the run should diverge'
-    assert runner.iter == 8, 'the run should have reached the end of its second epoch, where it saves'
+    assert runner.iter == 8, 'the run should reach the end of its second epoch, where it would save'
     assert checkpoints(run) == ['epoch_1.pth'] and (run / 'epoch_1.pth').read_bytes() == good
     assert last(run) == 'epoch_1.pth' and 'is not finite' in log(run)
 
 
 def spoiled_values(runner):
-    """One value of each kind that a checkpoint holds, by the name that the log should give it."""
+    """One value of each kind that a checkpoint holds, by its name in the log."""
     ema = next(hook.ema_model.module for hook in runner.hooks if isinstance(hook, EMAHook))
     weight = runner.model.backbone.conv1.weight
     return {'conv1.weight': weight.data, 'bn1.running_var': runner.model.backbone.bn1.running_var,
@@ -242,7 +246,7 @@ def spoiled_values(runner):
 
 
 def test_nothing_that_is_not_finite_is_saved(tmp_path):
-    """A checkpoint with one such value is not saved: neither the regular one, nor the best, nor that of a signal."""
+    """One such value stops every save: the regular checkpoint, the best one, and the one after a signal."""
     run = tmp_path / 'run'
     settings = [*ONE, 'train_cfg.max_epochs=1', 'default_hooks.checkpoint.save_best=score',
                 'default_hooks.checkpoint.rule=greater']
@@ -261,7 +265,7 @@ def test_nothing_that_is_not_finite_is_saved(tmp_path):
     spoiled_values(runner)['exp_avg_sq'].fill_(float('inf'))
     hook.save_optimizer = False
     hook.after_train_epoch(runner)
-    assert checkpoints(run) == ['epoch_2.pth'], 'the state of the optimizer should count only where it is saved'
+    assert checkpoints(run) == ['epoch_2.pth'], 'the state of the optimizer should matter only if it is saved'
 
 
 # ---- files ----

@@ -1,4 +1,4 @@
-"""A run that was ended and goes on is the run that it would have been."""
+"""A run that was stopped and resumed has the losses of an uninterrupted run."""
 import contextlib
 import json
 import multiprocessing
@@ -20,13 +20,13 @@ from gfl_plugin.errors import Interrupted
 from gfl_plugin.hooks import InterruptHook
 from gfl_plugin.safe_loading import load_file
 
-# Losses of each iteration, not their means, of a schedule that changes from step to step.
+# The log holds the loss of each iteration, not means, and the schedule changes at every step.
 EXACT = ['log_processor.window_size=1', 'train_cfg.max_epochs=3', 'train_cfg.val_begin=99', 'param_scheduler.0.end=6']
 
 
 @HOOKS.register_module()
 class AtIteration(Hook):
-    """Do something in the midst of an iteration (of 1, 2, ...), or of the validation that comes after it."""
+    """Call a function during an iteration (1, 2, ...), or during the validation that follows it."""
 
     def __init__(self, iteration, act, validation=False):
         self.iteration, self.act, self.validation = iteration, act, validation
@@ -41,7 +41,7 @@ class AtIteration(Hook):
 
 
 class Killed(BaseException):
-    """In place of SIGKILL."""
+    """Stands for a SIGKILL."""
 
 
 def kill():
@@ -54,7 +54,7 @@ def terminate():
 
 @contextlib.contextmanager
 def at(iteration, act, validation=False):
-    """Within it, runs have a hook that acts at an iteration."""
+    """Give every run within the block a hook that calls ``act`` at an iteration."""
     from_cfg = engine.run.Runner.from_cfg
 
     def with_hook(config):
@@ -71,50 +71,50 @@ def losses(folder):
 
 
 def evaluated(folder):
-    """The epochs of which there are metrics."""
+    """The epochs that have metrics in the log."""
     return [line['step'] for file in sorted(folder.glob('*/vis_data/scalars.json'))
             for line in map(json.loads, file.read_text().splitlines()) if 'coco/bbox_mAP' in line]
 
 
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
-    """A folder with data, and in it the run that never ended."""
+    """A folder with the data and an uninterrupted run."""
     folder = tmp_path_factory.mktemp('whole')
     engine.train(on_shapes('train', folder / 'data', '--work-dir', str(folder / 'run'), settings=EXACT))
     return folder
 
 
 @pytest.mark.parametrize('iteration', [5, 7, 9])
-def test_killed_and_resumed_has_the_losses_of_one_that_never_was(whole, iteration, tmp_path):
-    """At the start of an epoch and within one, from which it goes back to the end of the one before."""
+def test_a_killed_and_resumed_run_has_the_losses_of_an_uninterrupted_one(whole, iteration, tmp_path):
+    """The kill comes at the start of an epoch or within it; the run goes back to the end of the previous epoch."""
     arguments = 'train', whole / 'data', '--work-dir', str(tmp_path / 'run')
     with at(iteration, kill), contextlib.suppress(Killed):
         engine.train(on_shapes(*arguments, settings=EXACT))
     assert max(losses(tmp_path / 'run')) == iteration - 1
-    torch.manual_seed(iteration)  # whatever the process did before
+    torch.manual_seed(iteration)  # the random state of the process should not matter
     engine.train(on_shapes(*arguments, '--resume', settings=EXACT))
-    assert losses(tmp_path / 'run') == losses(whole / 'run'), 'to the last bit'
+    assert losses(tmp_path / 'run') == losses(whole / 'run'), 'losses should be equal to the last bit'
 
 
 @pytest.mark.parametrize('iteration', [1, 4, 5, 7, 12])
-def test_a_signal_saves_within_the_epoch_and_the_run_goes_on(whole, iteration, tmp_path):
+def test_a_signal_saves_within_the_epoch_and_the_run_resumes_there(whole, iteration, tmp_path):
     run = tmp_path / 'run'
     arguments = 'train', whole / 'data', '--work-dir', str(run)
     with at(iteration, terminate), pytest.raises(Interrupted, match=f'SIGTERM.*iteration {iteration} of 12'):
         engine.train(on_shapes(*arguments, settings=EXACT))
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL, 'signals should do what they did before'
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL, 'the signal handlers should be restored'
     assert (run / 'last_checkpoint').read_text().endswith('interrupted.pth')
     assert load_file(run / 'interrupted.pth')['meta']['iter'] == iteration
     torch.manual_seed(iteration)
     runner = engine.train(on_shapes(*arguments, '--resume', settings=EXACT))
-    assert losses(run) == losses(whole / 'run'), 'to the last bit'
+    assert losses(run) == losses(whole / 'run'), 'losses should be equal to the last bit'
     assert (runner.epoch, runner.iter) == (3, 12) and not (run / 'interrupted.pth').exists()
     assert (run / 'last_checkpoint').read_text().endswith('epoch_3.pth')
 
 
 @pytest.mark.parametrize('iteration', [4, 12])
-def test_a_signal_in_a_validation_breaks_it_off_and_the_run_goes_on_with_it(whole, iteration, tmp_path):
-    """With averaged weights, which take the model's place meanwhile; also in the last one."""
+def test_a_signal_stops_a_validation_and_the_resumed_run_repeats_it(whole, iteration, tmp_path):
+    """Averaged weights replace the model's weights meanwhile. The last validation is tested too."""
     run, settings = tmp_path / 'run', [*EXACT, 'train_cfg.val_begin=1', 'val_dataloader.batch_size=2']
     arguments = 'train', whole / 'data', '--work-dir', str(run)
     with at(iteration, terminate, validation=True), pytest.raises(Interrupted, match=f'after iteration {iteration} of'):
@@ -122,14 +122,15 @@ def test_a_signal_in_a_validation_breaks_it_off_and_the_run_goes_on_with_it(whol
     saved, regular = (load_file(run / name)
                       for name in ('interrupted.pth', f'epoch_{iteration // 4}.pth'))
     for part in ('state_dict', 'ema_state_dict'):
-        assert all(saved[part][key].equal(value) for key, value in regular[part].items()), 'as the epoch left it'
-    assert evaluated(run) == list(range(1, iteration // 4)), 'it should be broken off'
+        assert all(saved[part][key].equal(value) for key, value in regular[part].items()), \
+            'the saved weights should be those of the end of the epoch'
+    assert evaluated(run) == list(range(1, iteration // 4)), 'the validation should be stopped'
     engine.train(on_shapes(*arguments, '--resume', settings=settings))
-    assert evaluated(run) == [1, 2, 3] and losses(run) == losses(whole / 'run'), 'to the last bit'
+    assert evaluated(run) == [1, 2, 3] and losses(run) == losses(whole / 'run'), 'nothing should change'
 
 
 def test_a_run_is_interrupted_again_and_again(whole, tmp_path):
-    """In every second iteration."""
+    """A signal comes in every second iteration."""
     run, interruptions = tmp_path / 'run', 0
     arguments = 'train', whole / 'data', '--work-dir', str(run), '--resume'
     for iteration in range(2, 14, 2):
@@ -142,7 +143,7 @@ def test_a_run_is_interrupted_again_and_again(whole, tmp_path):
 
 
 def test_without_a_seed_the_order_of_the_data_goes_on(whole, tmp_path):
-    """A run that chose its seed itself: its data come in the same order, though the resumed one chose another."""
+    """The run picked its own seed. Its data keep their order, though the resumed process picks another seed."""
     settings, batches, loss = [*EXACT, 'randomness.seed=None'], [], SingleStageDetector.loss
 
     def noting(self, inputs, samples):
@@ -154,31 +155,31 @@ def test_without_a_seed_the_order_of_the_data_goes_on(whole, tmp_path):
         engine.train(on_shapes(*arguments, str(tmp_path / 'first'), settings=settings))
         engine.train(on_shapes(*arguments, str(tmp_path / 'second'), '--resume',
                                str(tmp_path / 'first' / 'epoch_2.pth'), settings=settings))
-    assert len(batches) == 16 and batches[12:] == batches[8:12], 'the third epoch as it was'
+    assert len(batches) == 16 and batches[12:] == batches[8:12], 'the resumed epoch should have the same batches'
     assert losses(tmp_path / 'second') == {step: line for step, line in losses(tmp_path / 'first').items() if step > 8}
 
 
-def test_another_batch_size_goes_on_in_proportion(whole, tmp_path):
+def test_another_batch_size_resumes_in_proportion(whole, tmp_path):
     run = tmp_path / 'run'
     arguments = 'train', whole / 'data', '--work-dir', str(run)
     with at(6, terminate), pytest.raises(Interrupted):
         engine.train(on_shapes(*arguments, settings=EXACT))
     runner = engine.train(on_shapes(*arguments, '--resume', settings=[*EXACT, 'train_dataloader.batch_size=2']))
-    assert 'Epoch 2 goes on after 4 of its batches' in log(run) and runner.epoch == 3
-    assert runner.iter == 6 + 4 + 8, 'the second half of one epoch and another one'
+    assert 'Epoch 2 continues after 4 of its batches' in log(run) and runner.epoch == 3
+    assert runner.iter == 6 + 4 + 8, 'the run should train the second half of epoch 2, and epoch 3'
 
 
 def test_workers(whole, tmp_path):
-    """Every process of a run gets the signal; epochs after the one that goes on are whole, though workers persist."""
+    """Every process of a run gets the signal. Epochs after the resumed one are complete, though workers persist."""
     run = tmp_path / 'run'
     arguments = 'train', whole / 'data', '--work-dir', str(run)
     settings = [*EXACT, 'train_dataloader.num_workers=1', 'train_dataloader.persistent_workers=True']
 
     def terminate_all():
-        for process in multiprocessing.active_children():  # not by this process, whose word counts
+        for process in multiprocessing.active_children():  # sent by another process: workers obey this one
             subprocess.run(['kill', '-TERM', str(process.pid)], check=True)
-        time.sleep(0.2)  # the worker dies now or not at all
-        assert all(process.is_alive() for process in multiprocessing.active_children()), 'it should outlast the signal'
+        time.sleep(0.2)  # if the worker dies, it dies now
+        assert all(process.is_alive() for process in multiprocessing.active_children()), 'workers should survive it'
         terminate()
 
     with at(6, terminate_all), pytest.raises(Interrupted):
@@ -188,20 +189,23 @@ def test_workers(whole, tmp_path):
 
 
 def test_workers_end_with_the_process_that_started_them():
-    """Python ends them by one SIGTERM, and then waits for them for ever."""
+    """Python ends them by one SIGTERM, and then waits for them for ever. With forkserver their parent is the server."""
     code = ('import functools\nfrom torch.utils.data import DataLoader\n'
             'from gfl_plugin.hooks.interrupt import _outlast_a_signal\n'
-            'loader = DataLoader(range(8), num_workers=1, persistent_workers=True,\n'
-            '                    worker_init_fn=functools.partial(_outlast_a_signal, None))\n'
-            'print(next(iter(loader)))')
-    done = run('-c', code, timeout=60)
-    assert done.returncode == 0 and 'tensor([0])' in done.stdout, done.stderr[-2000:]
+            "if __name__ == '__main__':\n"
+            '    batches = [iter(DataLoader(range(8), num_workers=1, persistent_workers=True,\n'
+            '                               multiprocessing_context=method,\n'
+            '                               worker_init_fn=functools.partial(_outlast_a_signal, None)))\n'
+            "               for method in ('fork', 'forkserver')]\n"
+            '    print(*map(next, batches))')
+    done = run('-c', code, timeout=120)
+    assert done.returncode == 0 and done.stdout.count('tensor([0])') == 2, done.stderr[-2000:]
 
 
 def test_a_second_sigint_stops_at_once(monkeypatch):
     hook = InterruptHook()
     hook._receive(signal.SIGINT, None)
-    hook._receive(signal.SIGINT, None)  # an echo, of a launcher
+    hook._receive(signal.SIGINT, None)  # a launcher repeats the signal
     monkeypatch.setattr('gfl_plugin.hooks.interrupt.ECHO', -1.0)
     hook._receive(signal.SIGTERM, None)
     with pytest.raises(KeyboardInterrupt):

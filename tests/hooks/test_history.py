@@ -1,4 +1,4 @@
-"""What is remembered of logged values is what the log needs."""
+"""HistoryHook keeps of the logged values what the log needs, and no more."""
 from types import SimpleNamespace
 
 import pytest
@@ -9,8 +9,8 @@ from gfl_plugin.hooks import HistoryHook
 
 
 def log(iterations, validation=None, **options):
-    """The history of a value that is 0, 1, 2, ... in an epoch of 7 iterations after the other."""
-    hub, hook = MessageHub('of this test alone'), HistoryHook()
+    """Log the values 0, 1, 2, ... in epochs of 7 iterations, and return their history."""
+    hub, hook = MessageHub('of this test only'), HistoryHook()
     runner = SimpleNamespace(message_hub=hub, log_processor=LogProcessor(**options), train_dataloader=range(7),
                              _val_loop=validation, val_dataloader=validation)
     hook.before_train(runner)
@@ -35,6 +35,6 @@ def test_the_longest_window_is_kept(options, kept):
     assert values.tolist() == list(range(100 - kept, 100)) and counts.tolist() == [1] * kept
 
 
-def test_means_are_those_of_the_whole_history():
+def test_means_are_the_same_as_with_the_whole_history():
     history = log(100, window_size=5)
     assert history.mean(5) == 97 and history.current() == 99

@@ -8,6 +8,9 @@ from mmdet.registry import MODELS
 from reference import assert_close
 
 from gfl_plugin.losses import (
+    FocalLoss,
+    QualityFocalLoss,
+    VarifocalLoss,
     ciou_loss,
     distribution_focal_loss,
     focal_loss,
@@ -17,15 +20,37 @@ from gfl_plugin.losses import (
     quality_focal_loss,
     varifocal_loss,
 )
-from gfl_plugin.losses.quality_focal import ClassCells, quality_focal_loss_of_map
+from gfl_plugin.losses.closed_form import ClassTargets, ClosedForm
+from gfl_plugin.losses.fused_class_loss import fused_class_loss
 
 BETAS = (0, 0.5, 1, 1.7, 2, 2.5, 4)
+BACKGROUND = ClassTargets(*(torch.zeros(0, dtype=torch.long), ) * 3, torch.zeros(0))  # no positive at all
+
+
+def fused_qfl(logits, targets, beta=2.0, weight=None, scale=1.0):
+    """The closed form of QFL on one class map (B, C, H, W); ``weight`` is (B, H, W)."""
+    return fused(ClosedForm(beta, beta), logits, targets, weight, scale)
+
+
+def fused(form, logits, targets, weight=None, scale=1.0):
+    return fused_class_loss(form, [logits], [targets], [None if weight is None else weight.flatten(1)], scale)
 
 
 def value_and_gradient(function, logits):
     logits = logits.clone().requires_grad_()
     value = function(logits)
     return value.detach(), torch.autograd.grad(value.sum(), logits)[0]
+
+
+@pytest.mark.parametrize('wrong', [0.0, 3.001e-6, float('nan')])
+def test_comparisons_see_the_small_gradients_of_the_background(wrong):
+    """A map has few positives and very many negatives, whose slopes are 10,000 times smaller."""
+    gradient = torch.full((8, 100, 100), 3e-6)
+    gradient[2, ::20, ::50] = -0.05
+    damaged = torch.where(gradient > 0, wrong, gradient)
+    assert_close(gradient.clone(), gradient, 'the same gradient')
+    with pytest.raises(AssertionError, match='off by'):
+        assert_close(damaged, gradient, 'a gradient that lost its background')
 
 
 # ---- quality focal loss ----
@@ -90,35 +115,84 @@ def test_qfl_of_a_map_is_the_sum_over_its_cells(beta, weighted, layout):
     def reference(x):
         return (quality_focal_loss(x, dense, beta) * (1 if weight is None else weight[:, None])).double().sum()
 
-    cells = ClassCells(image, label, row, column)
+    targets = ClassTargets(image, label, cell % 6300, quality)
     expected, expected_gradient = value_and_gradient(reference, logits)
-    loss, gradient = value_and_gradient(lambda x: quality_focal_loss_of_map(x, cells, quality, beta, weight), logits)
+    loss, gradient = value_and_gradient(lambda x: fused_qfl(x, targets, beta, weight), logits)
     assert_close(loss.double(), expected, 'the sum over the map')
     assert_close(gradient, expected_gradient, 'its gradient')
-    every_second = ClassCells(*cells[:4], torch.arange(40) % 2 == 0)
-    some = ClassCells(*(x[::2] for x in cells[:4]))
-    masked = value_and_gradient(lambda x: quality_focal_loss_of_map(x, every_second, quality, beta, weight), logits)
-    chosen = value_and_gradient(lambda x: quality_focal_loss_of_map(x, some, quality[::2], beta, weight), logits)
+    every_second = targets._replace(valid=torch.arange(40) % 2 == 0)
+    some = ClassTargets(*(x[::2] for x in targets[:4]))
+    masked = value_and_gradient(lambda x: fused_qfl(x, every_second, beta, weight), logits)
+    chosen = value_and_gradient(lambda x: fused_qfl(x, some, beta, weight), logits)
     assert_close(masked[0], chosen[0], 'an invalid slot should add nothing')
     assert_close(masked[1], chosen[1], 'the gradient, with nothing of an invalid slot,')
 
 
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize('label', [-1, 5, 6, 1000])
+def test_a_label_outside_of_the_classes_is_background(label, layout):
+    """In the last image such a label would reach beyond the map, in the others into another image or class."""
+    logits = torch.randn(3, 5, 6, 7).to(memory_format=layout)
+    expected = value_and_gradient(lambda x: fused_qfl(x, BACKGROUND), logits)
+    image, labels = torch.arange(3), torch.full((3, ), label)
+    for valid in (None, torch.tensor([True, False, True])):
+        targets = ClassTargets(image, labels, 8 * image, torch.rand(3), valid)
+        found = value_and_gradient(lambda x: fused_qfl(x, targets), logits)
+        for a, b, what in zip(found, expected, ('loss', 'gradient')):
+            assert a.equal(b), f'the {what} should be that of a map of background alone'
+
+
 def test_qfl_of_a_map_twice_differentiated_or_scaled():
     logits = torch.randn(1, 2, 3, 3, requires_grad=True)
-    none = ClassCells(*(torch.zeros(0, dtype=torch.long), ) * 4)
-    loss = quality_focal_loss_of_map(logits, none, torch.zeros(0))
-    once, = torch.autograd.grad(loss, logits, retain_graph=True)
-    tripled, = torch.autograd.grad(3 * loss, logits)
-    assert_close(tripled, 3 * once, 'the gradient of a scaled loss, of a graph that was kept,')
+    zero = torch.zeros(1, dtype=torch.long)
+    loss = fused_qfl(logits, ClassTargets(zero, zero + 1, zero + 4, torch.tensor([0.7])))
+    once, again, tripled = (torch.autograd.grad(factor * loss, logits, retain_graph=True)[0] for factor in (1, 1, 3))
+    assert once.abs().sum() > 0 and again.equal(once), 'a graph that was kept should give its gradient again'
+    assert_close(tripled, 3 * once, 'the gradient of a scaled loss')
+    for factor, said in ((torch.ones(()), 'does not require grad'), (torch.ones((), requires_grad=True), 'once')):
+        gradient, = torch.autograd.grad(factor * loss, logits, create_graph=True)
+        with pytest.raises(RuntimeError, match=said):  # rather than a second derivative of 0
+            gradient.sum().backward()
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 def test_sums_over_half_precision_logits_are_fp32(dtype):
     logits = torch.full((1, 80, 100, 168), 6.0, dtype=dtype)  # 1.3 million logits of loss about 6: fp16 ends at 65,504
-    none = ClassCells(*(torch.zeros(0, dtype=torch.long), ) * 4)
-    loss, gradient = value_and_gradient(lambda x: quality_focal_loss_of_map(x, none, torch.zeros(0)), logits)
+    loss, gradient = value_and_gradient(lambda x: fused_qfl(x, BACKGROUND), logits)
     assert_close(loss, quality_focal_loss(logits, torch.zeros_like(logits)).double().sum().float(), 'the sum')
     assert gradient.dtype == dtype, 'the gradient should have the dtype of the logits'
+
+
+@pytest.mark.parametrize('mean', [-4.0, -6.0, -8.0])
+def test_small_slopes_survive_fp16(mean):
+    """Mixed precision multiplies the loss by 65,536; until then the slopes of easy negatives would be 0 in fp16."""
+    logits = (mean + 0.3 * torch.randn(1, 8, 40, 50)).half()
+    half, single = (value_and_gradient(lambda x: 65536 * fused_qfl(x, BACKGROUND, scale=0.1),
+                                       x)[1].double().sum() / 65536 for x in (logits, logits.float()))
+    assert abs(half / single - 1) < 0.005, f'{half / single:.1%} of the gradient of the background is left'
+
+
+@pytest.mark.parametrize('beta', [0.5, 1, 2, 4])
+def test_large_slopes_survive_fp16(beta):
+    """Weights well above 1, and positives as wrong as can be: nothing overflows that the final gradient can hold."""
+    logits = (4 * torch.randn(1, 2, 8, 10)).half()
+    logits[0, 0, 0, :4] = torch.tensor([-30., 0, 30, 1e-2])
+    index = torch.arange(8)
+    quality = torch.tensor([1, 0.5, 0, 0.5, 1, 1, 0.1, 0.9])
+    targets = ClassTargets(0 * index, 0 * index, index, quality)
+    for weight in (None, torch.full((1, 8, 10), 300.0)):
+        half, single = (value_and_gradient(lambda x: fused_qfl(x, targets, beta, weight), x)[1]
+                        for x in (logits, logits.float()))
+        assert torch.allclose(half.float(), single, rtol=2e-3, atol=1e-6), f'with a weight of {weight}'
+
+
+def test_slopes_beyond_fp16_are_its_largest():
+    """For beta < 1 the slope of a positive grows without bound as its score nears the quality."""
+    logits = torch.zeros(1, 1, 1, 1, dtype=torch.float16)
+    zero = torch.zeros(1, dtype=torch.long)
+    targets = ClassTargets(zero, zero, zero, torch.tensor([0.5 + 1e-6]))
+    _, gradient = value_and_gradient(lambda x: fused_qfl(x, targets, 0.5), logits)
+    assert gradient.isfinite().all() and gradient < -1, 'the slope should be cut, not infinite'
 
 
 def test_activated_qfl_takes_probabilities():
@@ -146,12 +220,17 @@ def test_dfl_is_least_at_the_split_between_two_bins():
     assert (noisy >= loss).all(), 'no other distribution should have a lower loss'
 
 
-@pytest.mark.parametrize('y', [0.0, 7.9, 8.0, 8.5, -1.0])
+@pytest.mark.parametrize('y', [0.0, 7.9, 8.0, 8.5, 20.0, -0.3, -5.0])
 def test_dfl_at_and_beyond_the_ends(y):
-    loss, gradient = value_and_gradient(lambda x: distribution_focal_loss(x, torch.tensor([y])), torch.randn(1, 9))
-    assert loss.isfinite().all() and gradient.isfinite().all(), f'a target of {y} of 8 bins should be within reach'
-    end = distribution_focal_loss(torch.zeros(9), torch.tensor(min(max(y, 0.), 8.)))
-    assert distribution_focal_loss(torch.zeros(9), torch.tensor(y)) == end, 'a target beyond the ends counts as the end'
+    """A target beyond the last bin is trained towards that bin alone, and one below 0 towards bin 0."""
+    logits = torch.randn(9)
+    loss, gradient = value_and_gradient(lambda x: distribution_focal_loss(x, torch.tensor(y)), logits)
+    if 0 < y < 8:
+        expected = value_and_gradient(lambda x: -(0.1 * x.log_softmax(-1)[7] + 0.9 * x.log_softmax(-1)[8]), logits)
+    else:
+        expected = value_and_gradient(lambda x: -x.log_softmax(-1)[8 if y > 0 else 0], logits)
+    assert_close(loss, expected[0], f'the loss of a target of {y} of 8 bins')
+    assert_close(gradient, expected[1], f'the gradient of a target of {y} of 8 bins')
 
 
 @pytest.mark.parametrize('reduction', ['none', 'mean', 'sum'])
@@ -243,6 +322,16 @@ def test_bad_reductions_are_named():
         loss(torch.zeros(1, 4), torch.zeros(1, 4), avg_factor=1., reduction_override='sum')
 
 
+@pytest.mark.parametrize('name', ['CIoULoss', 'DistributionFocalLoss', 'FocalLoss', 'GIoULoss', 'GaussianNLLLoss',
+                                  'GeneralizedFocalLoss', 'QualityFocalLoss', 'VarifocalLoss'])
+@pytest.mark.parametrize('override', ['median', True])
+def test_unknown_reduction_overrides_are_named_before_anything_else(name, override):
+    loss = MODELS.build(dict(type=f'gfl_plugin.{name}'))
+    inputs = [None] * (3 if name == 'GaussianNLLLoss' else 2)
+    with pytest.raises(AssertionError, match=repr(override)):
+        loss(*inputs, reduction_override=override)
+
+
 # ---- focal and varifocal loss ----
 
 def test_focal_loss_by_hand():
@@ -301,15 +390,20 @@ def test_varifocal_loss_module_is_mmdetections(options, reduction):
 
 @pytest.mark.parametrize('weighted', [False, True])
 @pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize('config', [dict(type='FocalLoss'), dict(type='FocalLoss', gamma=1.5, alpha=0.6),
-                                    dict(type='VarifocalLoss'), dict(type='VarifocalLoss', alpha=0.3, gamma=1.0)])
-def test_losses_of_maps_are_those_of_rows(config, layout, weighted):
-    """The sweep over a map in its own layout, and the plain formula on one row a prior."""
+@pytest.mark.parametrize('config', [dict(type='QualityFocalLoss'), dict(type='QualityFocalLoss', beta=1.3),
+                                    dict(type='FocalLoss'), dict(type='FocalLoss', gamma=1.5, alpha=0.6),
+                                    dict(type='VarifocalLoss'), dict(type='VarifocalLoss', alpha=0.3, gamma=1.0),
+                                    dict(type='VarifocalLoss', iou_weighted=False)], ids=str)
+def test_the_closed_form_is_the_pure_function(config, layout, weighted):
+    """What training runs, on a map in its own layout, and the formula that the paper gives, on one row per prior.
+
+    Whoever edits one of them without the other fails here.
+    """
     loss = MODELS.build(dict(config, type='gfl_plugin.' + config['type'], loss_weight=1.5))
     logits = (torch.randn(2, 5, 12, 14) * 3).to(memory_format=layout)
     cell = torch.randperm(2 * 12 * 14)[:30]
     image, row, column = cell // 168, cell % 168 // 14, cell % 14
-    label, target = torch.randint(0, 5, (30, )), torch.rand(30) if 'Vari' in config['type'] else torch.ones(30)
+    label, target = torch.randint(0, 5, (30, )), torch.ones(30) if config['type'] == 'FocalLoss' else torch.rand(30)
     weight = torch.rand(2, 12, 14) if weighted else None
     dense = torch.zeros_like(logits).index_put((image, label, row, column), target)
     factor = torch.tensor(4.0)
@@ -319,13 +413,42 @@ def test_losses_of_maps_are_those_of_rows(config, layout, weighted):
         return loss(rows, targets, None if weight is None else weight.flatten(), avg_factor=factor)
 
     def of_maps(x):
-        cells = ClassCells(image, label, row, column)
-        return loss.forward_maps([x], [cells], [target], None if weight is None else [weight], factor)
+        targets = ClassTargets(image, label, cell % 168, target)
+        return fused(loss.closed_form, x, targets, weight, loss.loss_weight / factor)
 
     for a, b in zip(value_and_gradient(of_maps, logits), value_and_gradient(of_rows, logits)):
         assert_close(a, b, 'the loss of the map, and its gradient,')
     half = value_and_gradient(of_maps, logits.bfloat16())[1].float()
     assert_close(half, value_and_gradient(of_rows, logits.bfloat16().float())[1], 'the gradient of a bf16 map', 0.01)
+
+
+class Halved(QualityFocalLoss):
+    """A user's loss: half of QFL."""
+
+    def forward(self, *args, **kwargs):
+        return super().forward(*args, **kwargs) / 2
+
+
+class HalvedFocal(FocalLoss):
+    def forward(self, *args, **kwargs):
+        return super().forward(*args, **kwargs) / 2
+
+
+@pytest.mark.parametrize('loss', [
+    Halved(), HalvedFocal(), QualityFocalLoss(reduction='sum'), QualityFocalLoss(activated=True),
+    FocalLoss(reduction='none'), VarifocalLoss(reduction='sum')], ids=repr)
+def test_the_closed_form_is_for_exactly_what_it_computes(loss):
+    assert loss.closed_form is None, 'forward has to run'
+
+
+@pytest.mark.parametrize('name', ['QualityFocalLoss', 'FocalLoss', 'VarifocalLoss', 'DistributionFocalLoss', 'GIoULoss',
+                                  'CIoULoss', 'GaussianNLLLoss', 'GeneralizedFocalLoss'])
+@pytest.mark.parametrize('override', ['median', True])
+def test_an_unknown_override_is_refused_before_anything_else(name, override):
+    """As MMDetection's losses do. Nothing else in this call makes sense."""
+    loss = MODELS.build(dict(type=f'gfl_plugin.{name}'))
+    with pytest.raises(AssertionError, match=repr(override)):
+        loss(None, None, reduction_override=override)
 
 
 # ---- CIoU ----

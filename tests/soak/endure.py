@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""Let a training on shapes be ended at random instants and go on, again and again; print how it fared as JSON.
+"""Stop a training on shapes at random instants and resume it, again and again; print the outcome as JSON.
 
     python tests/soak/endure.py kill --times 100                              # kill -9
     python tests/soak/endure.py kill --times 100 --hook CheckpointHook        # with MMEngine's hook
     python tests/soak/endure.py term --times 20                               # SIGTERM
-    python tests/soak/endure.py memory --iterations 2000                      # nobody ends it; its memory is measured
+    python tests/soak/endure.py memory --iterations 2000                      # measures memory, never stops the run
 
-Every run is a process of its own, which is a fork of one that has imported everything, to save its ten seconds.
+Every run is a process of its own, forked from one that has imported everything. That saves ten seconds a run.
 """
 import argparse
 import json
@@ -34,7 +34,7 @@ INTERVAL = 4  # iterations an epoch, after each of which a checkpoint is saved
 
 
 class Progress(Hook):
-    """Tell the parent process where a run starts and how far it has come."""
+    """Tell the parent process at which iteration a run started and how far it is."""
     priority = 'HIGHEST'
 
     def __init__(self, started, done, memory=None):
@@ -52,7 +52,7 @@ class Progress(Hook):
 
 
 def train(folder, settings, hook, stderr):
-    """In a process of its own."""
+    """Train; this is the main function of the forked process."""
     output = os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
@@ -91,17 +91,17 @@ def settings_with(hook):
 
 
 def endure(options):
-    """End the run so many times, at instants spread evenly over several saves, and let it go on after each."""
+    """Stop the run ``times`` times, at random instants spread over several saves, and resume it after each stop."""
     number = dict(kill=signal.SIGKILL, term=signal.SIGTERM)[options.command]
     folder, rng = Path(tempfile.mkdtemp()), random.Random(options.seed)
     settings, run = settings_with(options.hook), folder / 'run'
     resumed, lost, statuses, reached = 0, [], [], 0
-    for time_ in range(options.times + 1):
+    for attempt in range(options.times + 1):
         process, hook = start(folder, settings)
         while hook.started.value < 0 and process.is_alive():
             time.sleep(0.005)
-        if time_ > 0:  # the first starts
-            begin = hook.started.value  # -1 where it could not start
+        if attempt > 0:  # the first attempt does not resume
+            begin = hook.started.value  # -1 if the run could not start
             lost.append(reached - max(begin, 0))
             resumed += begin >= 0 and lost[-1] <= INTERVAL
         if process.is_alive():
@@ -111,7 +111,7 @@ def endure(options):
         statuses.append(process.exitcode)
         reached = hook.done.value
         if options.hook == 'CheckpointHook' and not any(damage(str(file)) is None for file in run.glob('epoch_*.pth')):
-            shutil.rmtree(run, ignore_errors=True)  # lost: the next run starts afresh
+            shutil.rmtree(run, ignore_errors=True)  # everything is lost: the next run starts afresh
     shutil.rmtree(folder)
     return dict(ended=options.times, resumed=resumed, most_lost=max(lost), interval=INTERVAL, hook=options.hook,
                 statuses={str(status): statuses.count(status) for status in set(statuses)})
@@ -135,7 +135,7 @@ if __name__ == '__main__':
     parser.add_argument('command', choices=['kill', 'term', 'memory'])
     parser.add_argument('--times', type=int, default=100)
     parser.add_argument('--hook', default='gfl_plugin.CheckpointHook')
-    parser.add_argument('--longest', type=float, default=1.0, help='seconds of training before it is ended, at most')
+    parser.add_argument('--longest', type=float, default=1.0, help='longest time of training before a stop, seconds')
     parser.add_argument('--iterations', type=int, default=2000)
     parser.add_argument('--seed', type=int, default=0)
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""The bars of a run that survives. What each command prints is a line of the README's table."""
+"""Limits for runs that are stopped and resumed. Each command prints the numbers of a line in README's table."""
 import json
 
 import pytest
@@ -14,15 +14,15 @@ def endure(*arguments):
 
 
 def test_kill_9_a_hundred_times():
-    fared = endure('kill', '--times', '100')
-    assert fared['resumed'] == 100 and fared['most_lost'] <= fared['interval'], fared
+    outcome = endure('kill', '--times', '100')
+    assert outcome['resumed'] == 100 and outcome['most_lost'] <= outcome['interval'], outcome
 
 
 def test_sigterm_twenty_times():
-    fared = endure('term', '--times', '20')
-    assert fared['resumed'] == 20 and fared['most_lost'] == 0 and set(fared['statuses']) == {'75'}, fared
+    outcome = endure('term', '--times', '20')
+    assert outcome['resumed'] == 20 and outcome['most_lost'] == 0 and set(outcome['statuses']) == {'75'}, outcome
 
 
 def test_memory_is_flat():
-    fared = endure('memory', '--iterations', '2000')
-    assert fared['iterations'] == 2000 and fared['slope'] < 1, fared
+    outcome = endure('memory', '--iterations', '2000')
+    assert outcome['iterations'] == 2000 and outcome['slope'] < 1, outcome

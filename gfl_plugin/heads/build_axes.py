@@ -66,8 +66,11 @@ def require_assigner(config: ConfigType) -> None:
     Raises:
         SetupError: There is none of this name. The message lists those that exist.
     """
-    kind = config.get('type')
-    if isinstance(kind, str) and MMDET_TASK_UTILS.get(kind) is None:
+    kind = config.get('type') if isinstance(config, dict) else None
+    if kind is None:
+        raise SetupError(f'train_cfg.assigner={config!r} is not dict(type=NAME, ...)')
+    known = MMDET_TASK_UTILS.get(kind) if isinstance(kind, str) else kind
+    if not (hasattr(known, 'match') or hasattr(known, 'assign')):
         raise SetupError(f'There is no assigner {kind!r} (train_cfg.assigner); there are '
                          f'{", ".join(_assigners(TASK_UTILS, "gfl_plugin."))}, and MMDetection\'s '
                          f'{", ".join(_assigners(MMDET_TASK_UTILS))}')

@@ -1,0 +1,87 @@
+"""MMEngine's Runner, which reports a user's mistake as one."""
+import contextlib
+import errno
+import re
+from typing import Iterator
+
+from mmengine.evaluator import Evaluator
+from mmengine.runner import BaseLoop
+from mmengine.runner import Runner as MMEngineRunner
+
+from .. import files
+from ..errors import SetupError
+
+
+class Runner(MMEngineRunner):
+    """MMEngine's Runner. What it cannot build from a config, or load before a training, raises a SetupError."""
+
+    @classmethod
+    def from_cfg(cls, cfg) -> 'Runner':
+        with building('a model'):
+            return super().from_cfg(cfg)
+
+    def build_train_loop(self, loop) -> BaseLoop:
+        with building('a training loop'):
+            return super().build_train_loop(loop)
+
+    def build_val_loop(self, loop) -> BaseLoop:
+        with building('a validation loop'):
+            return super().build_val_loop(loop)
+
+    def build_test_loop(self, loop) -> BaseLoop:
+        with building('a test loop'):
+            return super().build_test_loop(loop)
+
+    def build_optim_wrapper(self, optim_wrapper):
+        with building('an optimizer'):
+            return super().build_optim_wrapper(optim_wrapper)
+
+    def build_param_scheduler(self, scheduler):
+        with building('a schedule'):
+            return super().build_param_scheduler(scheduler)
+
+    def build_evaluator(self, evaluator) -> Evaluator:
+        try:
+            return super().build_evaluator(evaluator)
+        except FileNotFoundError as error:
+            if isinstance(error, SetupError):
+                raise
+            raise SetupError(f'The evaluator reads {error.filename or error}, which does not exist. Let ann_file of '
+                             'val_evaluator and test_evaluator name the annotations of the data set that is evaluated, '
+                             'or pass its folder as --data-root') from error
+
+    def _init_model_weights(self) -> None:
+        try:
+            super()._init_model_weights()
+        except OSError as error:
+            is_of_the_disk = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) or files.is_out_of_space(error)
+            if isinstance(error, SetupError) or is_of_the_disk:
+                raise
+            raise SetupError(f'The pretrained weights cannot be downloaded ({getattr(error, "reason", error)}). '
+                             '--no-pretrained trains without them; without a network, download them elsewhere and name '
+                             'the file in the config (model.backbone.init_cfg.checkpoint)') from error
+
+
+@contextlib.contextmanager
+def building(what: str) -> Iterator[None]:
+    """Raise a SetupError in place of an error that is about a value or a name in the config.
+
+    Other errors are bugs, of this program or of a user's module, and keep their traceback.
+    """
+    try:
+        yield
+    except SetupError:
+        raise
+    except (ValueError, TypeError, KeyError, AssertionError) as error:
+        message = str(error.args[0]) if error.args else ''
+        if not _is_about_the_config(error, message):
+            raise
+        raise SetupError(f'The config does not give {what}: {message}') from error
+
+
+def _is_about_the_config(error: Exception, message: str) -> bool:
+    if isinstance(error, TypeError):  # "got an unexpected keyword argument 'max_epoch'", "loop should be a dict"
+        return re.search(r'\bargument|should be|must be', message) is not None
+    if isinstance(error, (KeyError, AssertionError)):  # "Foo is not in the model registry"; not a key that is missing
+        return ' ' in message
+    return True

@@ -1,0 +1,125 @@
+"""From a command line to a config: keys that are misspelt, data roots, and what cannot be built."""
+import re
+import urllib.error
+
+import pytest
+from tool_runs import ROOT, on_shapes, parse
+
+from gfl_plugin import engine
+from gfl_plugin.engine.runner import building
+from gfl_plugin.errors import SetupError
+
+COCO = str(ROOT / 'configs/gfl/gfl_r50_fpn_1x_coco.py')
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    """The shapes of all runs here."""
+    return tmp_path_factory.mktemp('data') / 'shapes'
+
+
+def load(*arguments, config=COCO):
+    return engine.load_config(parse('train', config, *arguments))
+
+
+# ---- keys ----
+
+@pytest.mark.parametrize('key, said', [
+    ('train_cfg.max_epoch', 'train_cfg.max_epoch.*Did you mean train_cfg.max_epochs'),
+    ('model.bbox_head.regmax', 'model.bbox_head.regmax.*Did you mean model.bbox_head.reg_max'),
+    ('modle.backbone.depth', 'modle.*Did you mean model'),
+    ('optimizer.lr', r'optimizer.*Did you mean optim_wrapper.optimizer\?'),
+    ('max_epochs', 'max_epochs.*Did you mean train_cfg.max_epochs'),
+    ('model.bbox_head.whatever', 'model.bbox_head.whatever.*not have$'),
+])
+def test_a_key_that_the_config_does_not_have_is_named(key, said, log):
+    load('--cfg-options', f'{key}=2')
+    warning, = log()
+    assert re.search(said, warning), warning
+
+
+def test_keys_that_are_there_or_are_the_runners_are_no_news(log):
+    load('--cfg-options', 'train_cfg.max_epochs=2', 'param_scheduler.0.end=6', 'randomness.seed=3',
+         'experiment_name=mine', 'env_cfg.dist_cfg.timeout=30', 'find_unused_parameters=True')
+    assert log() == []
+
+
+def test_only_the_first_rank_warns(log, monkeypatch):
+    monkeypatch.setenv('RANK', '1')
+    load('--launcher', 'pytorch', '--cfg-options', 'train_cfg.max_epoch=2')
+    assert log() == []
+
+
+def test_a_key_that_cannot_be_set_is_a_mistake():
+    with pytest.raises(SetupError, match='--cfg-options cannot be applied'):
+        load('--cfg-options', 'param_scheduler.7.end=2')
+
+
+# ---- data roots ----
+
+def inheriting(folder, *lines):
+    """A config of another data set that still has the evaluator of the COCO config it inherits from."""
+    config = folder / 'mine.py'
+    loader = "dict(dataset=dict(data_root=data_root, ann_file='boxes.json'))"
+    config.write_text('\n'.join([f'_base_ = {COCO!r}', "data_root = 'data/mine'", f'val_dataloader = {loader}',
+                                 f'test_dataloader = {loader}', *lines]))
+    return str(config)
+
+
+def test_a_data_root_reaches_an_evaluator_of_another_data_set(tmp_path, log):
+    config = load('--data-root', 'elsewhere', config=inheriting(tmp_path))
+    assert config.val_evaluator.ann_file == config.test_evaluator.ann_file == 'elsewhere/boxes.json'
+    assert len(log()) == 2 and 'data/coco/annotations/instances_val2017.json' in log()[0], log()
+
+
+def test_a_data_root_leaves_what_the_user_names(tmp_path):
+    config = load('--data-root', 'elsewhere', '--cfg-options', 'val_evaluator.ann_file=some/file.json',
+                  config=inheriting(tmp_path))
+    assert config.val_evaluator.ann_file == 'some/file.json' and config.test_evaluator.ann_file.endswith('boxes.json')
+
+
+def test_a_data_root_does_not_reach_a_folder_of_a_longer_name(tmp_path):
+    config = load('--data-root', 'elsewhere', config=inheriting(
+        tmp_path, "train_dataloader = dict(dataset=dict(ann_file='data/mine-too/boxes.json'))"))
+    assert config.train_dataloader.dataset.ann_file == 'data/mine-too/boxes.json'
+
+
+def test_an_evaluator_without_its_file_is_a_mistake(data, tmp_path):
+    with pytest.raises(SetupError, match=r'evaluator reads nowhere.json, which does not exist.*--data-root'):
+        engine.train(on_shapes('train', data, '--work-dir', str(tmp_path / 'run'),
+                               settings=['val_evaluator.ann_file=nowhere.json']))
+
+
+# ---- what cannot be built ----
+
+@pytest.mark.parametrize('setting, said', [
+    ('train_cfg.max_epoch=2', "a training loop: .*'max_epoch'"),
+    ('val_cfg.fp32=True', "a validation loop: .*'fp32'"),
+    ('model.bbox_head.regmax=7', "a model: .*'regmax'"),
+    ('model.backbone.type=ResNot', 'a model: .*ResNot.*registry'),
+    ('model.backbone.depth=7', 'a model: invalid depth 7'),
+    ('optim_wrapper.optimizer.rate=1', "an optimizer: .*'rate'"),
+    ('param_scheduler.0.ends=6', "a schedule: .*'ends'"),
+])
+def test_a_setting_that_nothing_takes_is_a_mistake(setting, said, data, tmp_path):
+    with pytest.raises(SetupError, match=said):
+        engine.train(on_shapes('train', data, '--work-dir', str(tmp_path / 'run'), settings=[setting]))
+
+
+@pytest.mark.parametrize('error', [KeyError('area'), TypeError("'NoneType' object is not subscriptable")])
+def test_a_bug_keeps_its_traceback(error):
+    with pytest.raises(type(error)) as caught, building('a training loop'):
+        raise error
+    assert not isinstance(caught.value, SetupError)
+
+
+@pytest.mark.parametrize('error', [urllib.error.URLError('Name or service not known'), ConnectionError('no network')])
+def test_weights_that_cannot_be_downloaded_name_the_way_out(error, data, tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr('torch.hub.load_state_dict_from_url', fail)
+    weights = ['type=Pretrained', 'checkpoint=https://weights.invalid/r18.pth']
+    with pytest.raises(SetupError, match='weights cannot be downloaded.*(service|network).*--no-pretrained'):
+        engine.train(on_shapes('train', data, '--work-dir', str(tmp_path / 'run'),
+                               settings=[f'model.backbone.init_cfg.{setting}' for setting in weights]))

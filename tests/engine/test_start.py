@@ -1,0 +1,73 @@
+"""Where a run writes, and what it goes on from."""
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from tool_runs import SHAPES, parse
+
+from gfl_plugin import engine
+from gfl_plugin.engine import resume
+from gfl_plugin.errors import SetupError
+
+
+def folder(*arguments):
+    """The folder that a new run writes to."""
+    options = parse('train', SHAPES, *arguments)
+    return engine.run._training_folder(options, engine.load_config(options))
+
+
+def test_runs_that_start_together_share_no_folder(tmp_path, monkeypatch):
+    """Each has chosen its folder before the others have written anything."""
+    monkeypatch.chdir(tmp_path)
+    assert [Path(folder()).name for _ in range(3)] == ['gfl_r18_fpn_shapes', 'gfl_r18_fpn_shapes-2',
+                                                       'gfl_r18_fpn_shapes-3']
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(resume.claim, ['another'] * 32)) == 1
+
+
+@pytest.mark.parametrize('exists', [False, True])
+def test_a_folder_that_was_asked_for_is_taken_once(exists, tmp_path):
+    asked = tmp_path / 'run'
+    if exists:
+        asked.mkdir()
+    assert folder('--work-dir', str(asked)) == str(asked)
+    with pytest.raises(SetupError, match='holds an earlier run'):
+        folder('--work-dir', str(asked))
+
+
+def test_a_mistake_takes_no_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for arguments in (['--cfg-options', 'load_from=nowhere.pth'], ['--auto-scale-lr']):
+        with pytest.raises(SetupError):
+            engine.train(parse('train', SHAPES, *arguments))
+    assert not os.listdir(tmp_path)
+
+
+def write_run(folder, *names):
+    """A run's folder; the last checkpoint is the one that it names, by an absolute path."""
+    folder.mkdir()
+    for index, name in enumerate(names):
+        (folder / name).write_bytes(b'PK\x05\x06' + bytes(18))  # a zip file of nothing, which is whole
+        os.utime(folder / name, (index, index))
+    (folder / 'last_checkpoint').write_text(str(folder / names[-1]))
+    return folder
+
+
+def test_a_copied_run_goes_on_from_its_own_checkpoint(tmp_path, monkeypatch):
+    original = write_run(tmp_path / 'original', 'epoch_1.pth', 'epoch_2.pth')
+    copy = shutil.copytree(original, tmp_path / 'copy')
+    monkeypatch.chdir(tmp_path)
+    assert resume.newest_whole('copy').path == str(copy / 'epoch_2.pth'), 'its whole path, as the log names it'
+    (copy / 'epoch_2.pth').write_bytes(b'')
+    assert resume.newest_whole(str(copy)).path == str(copy / 'epoch_1.pth'), 'the one before is its own, too'
+
+
+def test_checkpoints_in_a_folder_of_their_own_are_found(tmp_path):
+    """CheckpointHook(out_dir=...): the run's folder names them, and has none."""
+    elsewhere = write_run(tmp_path / 'checkpoints', 'epoch_1.pth')
+    run = tmp_path / 'run'
+    run.mkdir()
+    shutil.copy(elsewhere / 'last_checkpoint', run)
+    assert resume.newest_whole(str(run)).path == str(elsewhere / 'epoch_1.pth')
