@@ -8,7 +8,7 @@ import torch
 from faults import config_with
 from tool_runs import log, on_ranks, scalars
 
-from gfl_plugin.engine import resume
+from gfl_plugin.engine import run_folders
 from gfl_plugin.safe_loading import load_file
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason='needs gloo')
@@ -90,10 +90,10 @@ def test_a_signal_in_a_validation_ends_all_ranks(tmp_path):
 
 
 def test_whose_run_a_folder_holds(tmp_path, monkeypatch):
-    resume.sign(str(tmp_path))
+    run_folders.sign(str(tmp_path))
     assert not os.listdir(tmp_path), 'without torchrun nothing is started again'
     monkeypatch.setenv('TORCHELASTIC_RUN_ID', 'none')
-    resume.sign(str(tmp_path))
-    assert resume.is_started_again(str(tmp_path))
+    run_folders.sign(str(tmp_path))
+    assert run_folders.is_started_again(str(tmp_path))
     monkeypatch.setattr(os, 'getppid', lambda: 1)
-    assert not resume.is_started_again(str(tmp_path)), "another torchrun's"
+    assert not run_folders.is_started_again(str(tmp_path)), "another torchrun's"

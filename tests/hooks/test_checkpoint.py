@@ -15,7 +15,7 @@ from mmengine.hooks import EMAHook
 from tool_runs import ROOT, SHAPES, SMALL, log, on_shapes
 
 from gfl_plugin import engine, files
-from gfl_plugin.engine.resume import damage, newest_whole
+from gfl_plugin.engine.start import damage, newest_whole
 from gfl_plugin.errors import RunError, SetupError
 from gfl_plugin.hooks import CheckpointHook
 from gfl_plugin.safe_loading import load_file
