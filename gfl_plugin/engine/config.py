@@ -19,7 +19,7 @@ Options = Namespace  # of tools/arguments.py
 OPTIONAL = {*inspect.signature(Runner.__init__).parameters, 'activation_checkpointing', 'compile',
             'efficient_conv_bn_eval', 'find_unused_parameters', 'model_wrapper_cfg', 'sync_bn', 'tta_model',
             'tta_pipeline'}
-RANK = dict(pytorch='RANK', slurm='SLURM_PROCID', mpi='OMPI_COMM_WORLD_RANK')  # the environment variable in which each launcher says it
+RANK = dict(pytorch='RANK', slurm='SLURM_PROCID', mpi='OMPI_COMM_WORLD_RANK')  # the launchers' variables
 
 
 def load_config(options: Options) -> Config:

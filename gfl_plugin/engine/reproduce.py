@@ -16,7 +16,7 @@ from .config import Options
 from .run import test, train
 from .start import named_last
 
-ON_SHAPES, ON_COCO = '../demo/gfl_r18_fpn_shapes.py', 'gfl/gfl_r50_fpn_1x_coco.py'  # the config that a row inherits from
+ON_SHAPES, ON_COCO = '../demo/gfl_r18_fpn_shapes.py', 'gfl/gfl_r50_fpn_1x_coco.py'  # what rows inherit from
 METRICS = ('mAP', 'mAP_50', 'mAP_75')
 
 

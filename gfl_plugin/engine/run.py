@@ -205,7 +205,7 @@ def _prepare_processes(config: Config, options: Options) -> None:
         os.environ['LOCAL_RANK'] = str(options.local_rank)
     if torch.cuda.is_available():
         init_dist(config.launcher, **config.get('env_cfg', {}).get('dist_cfg', {}))
-    elif config.launcher == 'pytorch':  # not by init_dist, which gives each process a CUDA device whatever the backend is
+    elif config.launcher == 'pytorch':  # init_dist would give each process a CUDA device
         timeout = config.get('env_cfg', {}).get('dist_cfg', {}).get('timeout', 1800)
         torch.distributed.init_process_group('gloo', timeout=datetime.timedelta(seconds=timeout))
         wrapper = dict(type='MMDistributedDataParallel', broadcast_buffers=False, device_ids=None,
@@ -237,7 +237,7 @@ def _explaining_the_disk() -> Iterator[None]:
 
 
 def _on_all_ranks(decide: Callable[[], Any]) -> Any:
-    """Let rank 0 decide for all ranks, since ranks look at the disk at different times. Its refusal ends all of them."""
+    """Let rank 0 decide for all ranks, since they look at the disk at different times. Its refusal ends all."""
     decision: List[Any] = [None, None]
     if not is_distributed() or torch.distributed.get_rank() == 0:
         try:
