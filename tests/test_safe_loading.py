@@ -1,4 +1,4 @@
-"""Checkpoints are data: what a runner saves loads, and nothing in a file is run."""
+"""Checkpoints are data: what a runner saves can be loaded, and nothing in a file is run."""
 import contextlib
 import os
 import pickle
@@ -139,7 +139,7 @@ URLS = ['https://example.org/w-12345678.pth', 'torchvision://resnet50', 'open-mm
 @pytest.mark.parametrize('trusted', [None, *URLS])
 @pytest.mark.parametrize('url', URLS)
 def test_downloads_are_weights_only(url, trusted, monkeypatch):
-    """Up to the download: every scheme of weights ends in a weights-only load, unless that very name is trusted."""
+    """Every scheme of weights ends in a weights-only load, unless that name is trusted. Nothing is downloaded here."""
     asked = []
     monkeypatch.setattr(torch.hub, 'load_state_dict_from_url',
                         lambda url, **kwargs: asked.append((url, kwargs['weights_only'])) or {'w': 1})
@@ -157,7 +157,7 @@ def test_a_missing_file_is_named():
 
 
 def test_pytorchs_list_of_safe_globals_stays(tmp_path):
-    """What a runner saves is allowed for MMEngine's loads alone, and what the user has allowed stays allowed."""
+    """What a runner saves is allowed in MMEngine's loads alone. What the user has allowed stays allowed."""
     torch.save(dict(history=HistoryBuffer([1.], [1])), tmp_path / 'epoch_1.pth')
     before = set(torch.serialization.get_safe_globals())
     CheckpointLoader.load_checkpoint(str(tmp_path / 'epoch_1.pth'))

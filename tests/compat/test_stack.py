@@ -1,4 +1,4 @@
-"""What is said of a missing, broken or untested stack, and where packages' configs are found."""
+"""Messages about a missing, broken or untested stack, and bases from the configs of packages."""
 import importlib
 import re
 import subprocess
