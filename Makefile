@@ -1,4 +1,4 @@
-# Each target works in a fresh clone with nothing but Python and make, and installs nothing outside it.
+# Each target works in a fresh clone, needs only Python and make, and installs nothing outside of the clone.
 STACK ?= onedl
 PYTHON ?= python3
 ENV = .venv$(if $(filter-out onedl,$(STACK)),-$(STACK))
@@ -8,7 +8,7 @@ PINS = -c constraints.txt -c constraints-torch.txt
 .PHONY: env demo lint test soak
 env: $(ENV)/.installed
 
-# Both stacks pull the desktop build of OpenCV, which needs libGL; the headless one overwrites it, so it has to come last.
+# Both stacks install the desktop build of OpenCV, which needs libGL. The headless build comes last and overwrites it.
 $(ENV)/.installed: pyproject.toml constraints.txt constraints-torch.txt
 	$(PYTHON) -m venv $(ENV)
 	$(ENV)/bin/pip install --disable-pip-version-check -q $(PINS) -e ".[$(STACK),test,analysis]"
@@ -16,12 +16,12 @@ $(ENV)/.installed: pyproject.toml constraints.txt constraints-torch.txt
 	$(ENV)/bin/pip install --disable-pip-version-check -q --no-deps $(PINS) opencv-python-headless
 	@touch $@
 
-# Train on shapes that draw themselves, evaluate, save pictures; ends by printing AP and where they are.
+# Train on generated images of shapes, evaluate, save pictures. The last lines print the AP and where the pictures are.
 demo: env
 	$(RUN) tools/demo.py
 
-# timm serves its tests alone, and comes without what it asks for: its torchvision would bring another PyTorch. Beside
-# one for CPUs torchvision does not import until tests/timm_setup.py helps it to; nothing else here minds.
+# Only the tests of timm need timm. It is installed without its dependencies: they would bring another PyTorch. Beside a
+# PyTorch for CPUs torchvision does not import, until tests/timm_setup.py helps. Nothing else needs torchvision.
 $(ENV)/.timm: $(ENV)/.installed
 	$(ENV)/bin/pip install --disable-pip-version-check -q --no-deps $(PINS) timm torchvision
 	@touch $@
@@ -33,6 +33,6 @@ lint: env
 test: $(ENV)/.timm
 	$(RUN) -m pytest $(ARGS)
 
-# What takes a quarter of an hour: runs killed a hundred times, thousands of broken files, every attack by every door.
+# A quarter of an hour: a run killed a hundred times, thousands of broken files, every hostile checkpoint in every tool.
 soak: env
 	$(RUN) -m pytest -m soak $(ARGS)

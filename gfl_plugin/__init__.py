@@ -1,6 +1,7 @@
-"""A Generalized Focal Loss detector for MMDetection (arXiv:2006.04388): ``gfl_plugin.GFLHead`` and what trains it.
+"""A Generalized Focal Loss detector for MMDetection (arXiv:2006.04388): ``gfl_plugin.GFLHead`` and its losses.
 
-Importing it heals the installed stack (:mod:`gfl_plugin.compat`) and registers the plugin's types, in that order.
+The import registers the plugin's types, makes MMEngine load checkpoints weights-only, and stands in for mmcv's compiled
+operators if they are missing. The README lists everything that it changes in other libraries.
 """
 from . import limits
 from .compat import stack
@@ -8,13 +9,15 @@ from .compat import stack
 limits.limit_opencv()  # before the stack: OpenCV reads its limit when mmcv loads it
 stack.require()
 
-from . import safe_loading  # noqa: E402
-from .compat import ops, packages, vision  # noqa: E402
+from . import config_bases, safe_loading  # noqa: E402
+from .compat import ops  # noqa: E402
 
-ops.install()
+ops.install()  # before mmdet's models, which import mmcv's operators
 safe_loading.install()
-packages.install()
-vision.install()
+config_bases.install()
 
-from . import assigners, backbones, box, datasets, evaluation, heads, hooks, losses, quality  # noqa: E402,F401  (registers them)
+from . import assigners, backbones, box, datasets, evaluation, hooks, quality  # noqa: E402,F401  (registers the types)
+from .config_bases import CONFIGS  # noqa: E402,F401
+from .heads import GFLHead, GFLV2Head  # noqa: E402,F401
+from .losses import *  # noqa: E402,F401,F403
 from .version import __version__  # noqa: E402,F401

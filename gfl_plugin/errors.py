@@ -1,22 +1,22 @@
-"""What is wrong with a user's set-up, in one paragraph."""
+"""Errors whose message tells a user in one paragraph what is wrong and what to do."""
 
 
 class SetupError(ValueError):
-    """A mistake that the user can mend, with a message that says how; tools print it without a traceback."""
+    """A mistake that the user can mend. The message says how, and the tools print it without a traceback."""
 
     def __init__(self, message: str = '') -> None:
-        # PyTorch raises the error of a DataLoader's worker again, with the worker's traceback for a message; the
-        # paragraph is its end.
+        # PyTorch re-raises an error of a DataLoader's worker with the worker's traceback as its message. The traceback
+        # ends in our paragraph.
         super().__init__(message.rpartition(f'{__name__}.{type(self).__qualname__}: ')[2].rstrip())
 
 
 class RunError(SetupError):
-    """A run cannot go on, for a reason outside of the program: the disk, the data, the learning rate.
+    """A run cannot go on, for a reason outside of the program: the disk, the data or the learning rate.
 
-    What it has saved stays, and the message says what it is.
+    The run's checkpoints stay, and the message says which ones there are.
     """
 
 
 class Interrupted(Exception):
-    """A run was asked to end by a signal, and has saved itself; tools exit with :attr:`STATUS`."""
-    STATUS = 75  # EX_TEMPFAIL of sysexits.h: try again, by --resume
+    """A signal asked a run to end, and the run has saved itself. The tools exit with :attr:`STATUS`."""
+    STATUS = 75  # EX_TEMPFAIL of sysexits.h: the user can try again, with --resume

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whatever happens while they are written."""
+"""Files that are written completely or not at all, whatever happens meanwhile."""
 import contextlib
 import errno
 import glob
@@ -37,7 +37,11 @@ def write_text(path: str, text: str) -> None:
 
 
 def remove_leftovers(folder: str) -> int:
-    """Remove the temporary files of a process that was killed while it wrote to ``folder``, and count them."""
+    """Remove the temporary files of processes that were killed while they wrote to ``folder``.
+
+    Returns:
+        How many files there were.
+    """
     leftovers = glob.glob(os.path.join(glob.escape(folder), f'.*{SUFFIX}'))
     for file in leftovers:
         os.remove(file)
@@ -45,7 +49,7 @@ def remove_leftovers(folder: str) -> int:
 
 
 def is_out_of_space(error: OSError) -> bool:
-    """Whether a write failed for want of space: a full disk, a quota, a limit on the size of files."""
+    """Whether a write failed because the disk is full, or because of a quota or a limit on the size of files."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -53,7 +57,7 @@ def _flush(path: str) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
-    except OSError as error:  # a file system may not know how to flush a folder
+    except OSError as error:  # some file systems cannot flush a folder
         if not os.path.isdir(path) or error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
     finally:

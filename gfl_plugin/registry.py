@@ -1,6 +1,6 @@
-"""The plugin's registries: children of MMEngine's roots, scope ``gfl_plugin``.
+"""The plugin's registries: children of MMEngine's roots, with the scope ``gfl_plugin``.
 
-A config names what is registered here as ``gfl_plugin.GFLHead``; MMDetection's own names stay untouched.
+A config names a type of the plugin with its scope, as ``gfl_plugin.GFLHead``. MMDetection's names keep their meaning.
 """
 from mmengine import registry as root
 

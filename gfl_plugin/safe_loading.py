@@ -1,15 +1,15 @@
 """Checkpoints are loaded weights-only: a file from a stranger runs no code.
 
 MMEngine 0.10.7 cannot load its own checkpoints under PyTorch >= 2.6, and onedl-mmengine falls back to an unsafe load.
-This module replaces both by a weights-only load with an allow-list of what a runner saves. MMEngine also executes the
-texts of configs that a checkpoint carries, so this module removes them. :func:`trusting` makes an exception for the
-files that it names.
+This module makes both load weights-only, with a list of what a runner saves. MMEngine also executes the texts of
+configs that a checkpoint carries, so this module removes them. :func:`trusting` makes an exception for the files that
+it names.
 """
 import contextlib
 import os
 import pickle
 import re
-from typing import Any, FrozenSet, Iterator, Optional
+from typing import Any, FrozenSet, Iterator, List, Optional
 
 import numpy as np
 import torch
@@ -17,10 +17,11 @@ from mmengine.infer import BaseInferencer
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader, checkpoint
 
+from . import patches
 from .errors import SetupError
 
-# The texts that MMEngine executes as Python: Runner.resume looks for the `gpu_ids` of MMCV 1.x in the first one, and
-# BaseInferencer builds its model from one of the others if it is given no config.
+# The texts that MMEngine executes as Python. Runner.resume looks for the `gpu_ids` of MMCV 1.x in the first one.
+# BaseInferencer builds its model from one of the others if it gets no config.
 EXECUTED_TEXTS = (('meta', 'config'), ('meta', 'cfg'), ('message_hub', 'runtime_info', 'cfg'))
 
 _trusted: FrozenSet[str] = frozenset()
@@ -34,7 +35,7 @@ class UnsafeCheckpointError(pickle.UnpicklingError):
 
 
 class MissingCheckpointError(SetupError, FileNotFoundError):
-    """MMEngine's, as a user's mistake: the weights of a backbone, for one, are first looked for in training."""
+    """A checkpoint does not exist, such as the weights of a backbone that a training starts from."""
 
 
 @contextlib.contextmanager
@@ -55,7 +56,7 @@ def trusting(*names: str) -> Iterator[None]:
 
 
 def _identity(name: str) -> str:
-    """What two names of the same file have in common."""
+    """The absolute path of a file, or the URL: the same for all names of a file."""
     name = os.fspath(name)
     return name if '://' in name else os.path.realpath(os.path.expanduser(name))
 
@@ -88,7 +89,7 @@ def load_checkpoint(filename: str, map_location: Any = None, logger: Any = 'curr
     global _is_loading_trusted
     before, _is_loading_trusted = _is_loading_trusted, _identity(filename) in _trusted
     try:
-        with refusing(filename):
+        with refusing(filename), _allowing_what_runners_save():
             loaded = _load_by_scheme(filename, map_location, logger)
         if not isinstance(loaded, dict):
             raise SetupError(f'{filename} is not a checkpoint: it holds a {type(loaded).__name__}, not a dict')
@@ -101,26 +102,26 @@ def load_checkpoint(filename: str, map_location: Any = None, logger: Any = 'curr
 
 
 def _remove(content: dict, name: str, *rest: str) -> None:
-    """Remove ``content[name]``, or what the rest of the names leads to within it."""
+    """Remove ``content[name]``. If there are more names, follow them and remove what the last one names."""
     if name not in content:
         return
     if rest and isinstance(content[name], dict):
         _remove(content[name], *rest)
-    else:  # The text itself, or an object that is no dict and has the text under its name, such as a NumPy record.
-        del content[name]  # An OrderedDict from a stranger may have a `pop` of its own.
+    else:  # The text itself. Or an object that has the text under its name without being a dict: a NumPy record.
+        del content[name]  # not pop: an OrderedDict from a stranger may have a `pop` of its own
 
 
 def load_file(file: Any, map_location: Any = None, weights_only: Any = None) -> Any:
     """Load a path or an open file, weights-only unless :func:`load_checkpoint` asks for it by a trusted name.
 
-    ``weights_only`` is ignored; it is there because MMEngine's own function, which this replaces, has it.
+    ``weights_only`` is ignored. MMEngine's own function, which this one replaces, has it.
     """
-    with refusing(str(getattr(file, 'name', file))):
+    with refusing(str(getattr(file, 'name', file))), _allowing_what_runners_save():
         return torch.load(file, map_location=map_location, weights_only=not _is_loading_trusted)
 
 
 def load_url(url: str, **kwargs) -> Any:
-    """Load a file from the web, or its cached copy, weights-only as :func:`load_file`."""
+    """Load a file from the web, or its cached copy, weights-only unless it is trusted."""
     return torch.hub.load_state_dict_from_url(url, weights_only=not _is_loading_trusted, **kwargs)
 
 
@@ -135,7 +136,7 @@ def init_model(inferencer: BaseInferencer, cfg: dict, weights: Optional[str], de
     """Build an inferencer's model, in place of ``BaseInferencer._init_model``.
 
     Raises:
-        SetupError: There is no config but the text in the checkpoint, and the checkpoint is not trusted.
+        SetupError: The checkpoint's text is the only config, and the checkpoint is not trusted.
     """
     if not cfg and _identity(weights) not in _trusted:
         raise SetupError(f'{weights} needs its config, as {type(inferencer).__name__}(model=CONFIG, weights=...). The '
@@ -144,29 +145,45 @@ def init_model(inferencer: BaseInferencer, cfg: dict, weights: Optional[str], de
 
 
 def _statistic(owner: type, name: str) -> Any:
-    """What ``getattr`` means in a runner's checkpoint: the message hub pickles HistoryBuffer's own statistics so.
+    """Stand in for ``getattr``, by which a runner's message hub pickles the statistics of HistoryBuffer.
 
-    Allowing ``getattr`` itself would hand attribute access to the file.
+    Allowing ``getattr`` itself would give the file access to any attribute.
     """
     if owner is HistoryBuffer and name in ('min', 'max', 'mean', 'current'):
         return getattr(HistoryBuffer, name)
     raise pickle.UnpicklingError(f'GLOBAL getattr({owner!r}, {name!r})')
 
 
-def install() -> None:
-    """Make MMEngine load every checkpoint through this module."""
+def _what_runners_save() -> List[Any]:
+    """The classes and functions in a runner's checkpoint, as ``torch.serialization.safe_globals`` takes them."""
     multiarray = getattr(np, '_core', np.core if np.__version__ < '2' else None).multiarray
     numeric = '?bhilqBHILQefdg'
-    torch.serialization.add_safe_globals([
-        (_statistic, 'builtins.getattr'), HistoryBuffer, slice, np.ndarray, np.dtype,
-        *{type(np.dtype(code)) for code in numeric},
-        # NumPy 2 moved these; files of either era name them either way.
-        *((getattr(multiarray, name), f'numpy.{core}.multiarray.{name}')
-          for core in ('core', '_core') for name in ('_reconstruct', 'scalar')),
-    ])
-    CheckpointLoader.load_checkpoint = staticmethod(load_checkpoint)
+    return [(_statistic, 'builtins.getattr'), HistoryBuffer, slice, np.ndarray, np.dtype,
+            *{type(np.dtype(code)) for code in numeric},
+            # NumPy 2 moved these functions. A file of either version may name them either way.
+            *((getattr(multiarray, name), f'numpy.{core}.multiarray.{name}')
+              for core in ('core', '_core') for name in ('_reconstruct', 'scalar'))]
+
+
+WHAT_RUNNERS_SAVE = _what_runners_save()
+
+
+@contextlib.contextmanager
+def _allowing_what_runners_save() -> Iterator[None]:
+    """Within it, a weights-only load may rebuild what runners save. PyTorch's list for other loads stays as it is."""
+    known = set(torch.serialization.get_safe_globals())  # by the user, or by a call around this one: they stay
+    with torch.serialization.safe_globals([one for one in WHAT_RUNNERS_SAVE if one not in known]):
+        yield
+
+
+def install() -> None:
+    """Make MMEngine load every checkpoint through this module."""
+    patches.replace(CheckpointLoader, 'load_checkpoint', staticmethod(load_checkpoint))
+    local = CheckpointLoader._schemes['']
     CheckpointLoader.register_scheme(prefixes='', loader=load_from_local, force=True)
-    checkpoint.load_from_local = load_from_local
-    checkpoint.load_url = load_url
-    checkpoint._safe_torch_load = load_file  # onedl-mmengine's, behind all its other schemes
-    BaseInferencer._init_model = init_model
+    patches.on_undo(lambda: CheckpointLoader.register_scheme(prefixes='', loader=local, force=True))
+    patches.replace(checkpoint, 'load_from_local', load_from_local)
+    patches.replace(checkpoint, 'load_url', load_url)
+    if hasattr(checkpoint, '_safe_torch_load'):  # in onedl-mmengine, for all other schemes
+        patches.replace(checkpoint, '_safe_torch_load', load_file)
+    patches.replace(BaseInferencer, '_init_model', init_model)

@@ -1,4 +1,4 @@
-"""Checkpoints are data: what a runner saves loads, and nothing in a file is run."""
+"""Checkpoints are data: what a runner saves can be loaded, and nothing in a file is run."""
 import contextlib
 import os
 import pickle
@@ -139,7 +139,7 @@ URLS = ['https://example.org/w-12345678.pth', 'torchvision://resnet50', 'open-mm
 @pytest.mark.parametrize('trusted', [None, *URLS])
 @pytest.mark.parametrize('url', URLS)
 def test_downloads_are_weights_only(url, trusted, monkeypatch):
-    """Up to the download: every scheme of weights ends in a weights-only load, unless that very name is trusted."""
+    """Every scheme of weights ends in a weights-only load, unless that name is trusted. Nothing is downloaded here."""
     asked = []
     monkeypatch.setattr(torch.hub, 'load_state_dict_from_url',
                         lambda url, **kwargs: asked.append((url, kwargs['weights_only'])) or {'w': 1})
@@ -154,3 +154,16 @@ def test_a_missing_file_is_named():
     with pytest.raises(FileNotFoundError, match='nowhere.pth') as caught:
         CheckpointLoader.load_checkpoint('nowhere.pth')
     assert isinstance(caught.value, SetupError), "a tool should say it in a sentence, as any mistake of the user's"
+
+
+def test_pytorchs_list_of_safe_globals_stays(tmp_path):
+    """What a runner saves is allowed in MMEngine's loads alone. What the user has allowed stays allowed."""
+    torch.save(dict(history=HistoryBuffer([1.], [1])), tmp_path / 'epoch_1.pth')
+    before = set(torch.serialization.get_safe_globals())
+    CheckpointLoader.load_checkpoint(str(tmp_path / 'epoch_1.pth'))
+    assert set(torch.serialization.get_safe_globals()) == before
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(tmp_path / 'epoch_1.pth', weights_only=True)
+    with torch.serialization.safe_globals([HistoryBuffer]):
+        CheckpointLoader.load_checkpoint(str(tmp_path / 'epoch_1.pth'))
+        assert set(torch.serialization.get_safe_globals()) == before | {HistoryBuffer}

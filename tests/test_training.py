@@ -9,6 +9,7 @@ from reference import assert_close, head_config, losses_and_gradients, random_fe
 from tool_runs import free_port, on_ranks, on_shapes
 
 from gfl_plugin import engine
+from gfl_plugin.safe_loading import load_file
 
 # Equal data in equal order, no matter how many processes share it, and batch statistics that nobody shares. Scores
 # start high: below a sum of 1 over the batch a share of it is clamped where the whole is not.
@@ -99,7 +100,7 @@ def test_two_ranks_train_the_same_weights(tmp_path):
             assert done.returncode == 0, done.stderr[-3000:]
         else:
             engine.train(on_shapes('train', tmp_path / 'data', *arguments, settings=settings))
-        weights.append(torch.load(tmp_path / name / 'epoch_1.pth', weights_only=True)['state_dict'])
+        weights.append(load_file(tmp_path / name / 'epoch_1.pth')['state_dict'])
     for name, weight in weights[0].items():
         if weight.is_floating_point():
             assert_close(weights[1][name], weight, name, 1e-4)

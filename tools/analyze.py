@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Look into data, trained models and losses: numbers as JSON, a figure as PNG, and a page to explore without a network.
+"""Study data, trained models and losses. Each study writes numbers (JSON), a figure (PNG) and an offline page (HTML).
 
     python tools/analyze.py targets data/coco/annotations/instances_train2017.json     does reg_max cut anything off?
     python tools/analyze.py targets --config configs/demo/gfl_r18_fpn_shapes.py        the training data of a config
@@ -20,17 +20,17 @@ def parse_options():
     of_config = argparse.ArgumentParser(add_help=False, parents=[shared])
     for option in ('--data-root', '--cfg-options'):
         more = dict(nargs='+', metavar='KEY=VALUE') if option == '--cfg-options' else {}
-        of_config.add_argument(option, help='as of tools/train.py', **more)
+        of_config.add_argument(option, help='as in tools/train.py', **more)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     studies = parser.add_subparsers(dest='study', required=True)
 
-    study = studies.add_parser('targets', parents=[of_config], help='how far sides lie from priors, and what reg_max '
-                               'cuts off')
-    study.add_argument('annotations', nargs='?', metavar='ANN', help='COCO-format annotation file; its images need not '
-                       'be there (default: the training data of --config)')
-    study.add_argument('--config', help='whose priors, assigner and test-time resize count (default: the 1x config of '
+    study = studies.add_parser('targets', parents=[of_config], help='how far sides of objects are from priors, and '
+                               'what reg_max cuts off')
+    study.add_argument('annotations', nargs='?', metavar='ANN', help='COCO-format annotation file; the images are not '
+                       'needed (default: the training data of --config)')
+    study.add_argument('--config', help='gives priors, assigner and test-time resize (default: the 1x config of '
                        'COCO)')
-    study.add_argument('--strides', type=arguments.positive, nargs='+', metavar='PIXELS', help='of the levels')
+    study.add_argument('--strides', type=arguments.positive, nargs='+', metavar='PIXELS', help='strides of the levels')
     study.add_argument('--reg-max', type=arguments.positive, metavar='N', help='largest bin')
     study.add_argument('--octave-base-scale', type=arguments.positive, metavar='STRIDES', help='side of a prior')
     study.add_argument('--scale', nargs='+', metavar='W H', help='pixels to resize into, keeping the ratio; or none')
@@ -39,12 +39,12 @@ def parse_options():
                         ('centerness', 'centre-ness and IoU as labels of positives'),
                         ('perturb', 'boxes under feature noise')):
         study = studies.add_parser(name, parents=[of_config], help=about)
-        study.add_argument('models', nargs='+', metavar='CONFIG CHECKPOINT', help='pairs, to be compared')
+        study.add_argument('models', nargs='+', metavar='CONFIG CHECKPOINT', help='pairs to compare')
         study.add_argument('--images', type=arguments.positive, default=500, metavar='N',
-                           help='of the test set, the first ones (default: 500)')
-        study.add_argument('--trust-checkpoint', action='store_true', help='as of tools/test.py')
+                           help='how many images, the first of the test set (default: 500)')
+        study.add_argument('--trust-checkpoint', action='store_true', help='as in tools/test.py')
         if name == 'perturb':
-            study.add_argument('--ap', action='store_true', help='also the AP at each strength of the noise')
+            study.add_argument('--ap', action='store_true', help='also measure the AP at each strength of the noise')
     studies.add_parser('losses', parents=[shared], help='FL, QFL, VFL, DFL and GFL as curves')
     return parser.parse_args()
 

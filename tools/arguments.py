@@ -1,11 +1,11 @@
-"""The options that all tools share. Nothing here imports torch: `--help` answers at once."""
+"""The options that all tools share. Nothing here imports torch, so `--help` answers at once."""
 import argparse
 import sys
 from typing import Optional
 
 
 def parser(doc: str, config: Optional[str] = None) -> argparse.ArgumentParser:
-    """A parser with the shared options, described by a tool's docstring; ``config`` is used if none is given."""
+    """Make a parser with the shared options. ``doc`` is the tool's docstring, ``config`` the default config file."""
     result = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     result.add_argument('config', nargs='?' if config else None, default=config, help='config file')
     result.add_argument('--work-dir', help='where results and logs go (default: work_dirs/<config>)')
@@ -14,16 +14,16 @@ def parser(doc: str, config: Optional[str] = None) -> argparse.ArgumentParser:
                         help='settings that override the config, such as optim_wrapper.optimizer.lr=0.005; a list is '
                         'key="[a,b]" or key=a,b')
     result.add_argument('--trust-checkpoint', action='store_true',
-                        help='load the checkpoint that this command names, or resumes, with full pickle: the file can '
+                        help='load the checkpoint that this command names or resumes with full pickle: that file can '
                         'then run any code on this machine; other files, such as the weights of a backbone, cannot')
     result.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none',
-                        help='what started this process, if it is one of several')
+                        help='what started this process, if several processes train together')
     result.add_argument('--local_rank', '--local-rank', type=int, help=argparse.SUPPRESS)  # torch.distributed.launch
     return result
 
 
 def positive(text: str) -> int:
-    """The type of an option that is a whole number above 0."""
+    """Parse an option that is a whole number above 0."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f'{text} is not positive')

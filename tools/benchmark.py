@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Measure the plugin against MMDetection's own head, in one process, in turn.
+"""Measure the plugin against MMDetection's own head, in turn and in one process.
 
     python tools/benchmark.py head                 the loss path, prediction, NMS and memory
     python tools/benchmark.py train --batch 2      whole training steps of a config with either head
@@ -18,10 +18,10 @@ CONFIG = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))
 def parse_options():
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument('--device', default='cpu', help='cpu or cuda')
-    shared.add_argument('--batch', type=int, default=4, help='images')
+    shared.add_argument('--batch', type=int, default=4, help='images in a batch')
     shared.add_argument('--size', type=int, nargs=2, default=(800, 1344), metavar=('H', 'W'), help='pixels')
-    shared.add_argument('--gts', type=int, nargs='+', default=(10, 60, 500), help='objects an image')
-    shared.add_argument('--amp', action='store_true', help='bf16: of the logits (head), or by autocast (train, infer)')
+    shared.add_argument('--gts', type=int, nargs='+', default=(10, 60, 500), help='objects in an image')
+    shared.add_argument('--amp', action='store_true', help='bf16: bf16 logits (head), or autocast (train, infer)')
     shared.add_argument('--rounds', type=int, default=20, help='pairs to measure')
     shared.add_argument('--json', metavar='FILE', help='also write the figures to a file')
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -30,7 +30,7 @@ def parse_options():
     for name in ('train', 'infer'):
         command = commands.add_parser(name, parents=[shared])
         command.add_argument('config', nargs='?', default=CONFIG, help='config file')
-        command.add_argument('--cfg-options', nargs='+', metavar='KEY=VALUE', help='as of tools/train.py')
+        command.add_argument('--cfg-options', nargs='+', metavar='KEY=VALUE', help='as in tools/train.py')
         if name == 'train':
             command.add_argument('--against', choices=['same', 'stock', 'stock-amp'], default='same',
                                  help="MMDetection's head in the same setting, or in MMDetection's own: fp32 "

@@ -3,7 +3,7 @@
 
     python tools/check_dataset.py data/coco/annotations/instances_train2017.json --images data/coco/train2017
 
-Exit status: 0, 1 when training would suffer, 2 for a mistake in the command line.
+Exit status: 1 if training would suffer, 2 for a mistake in the command line, else 0.
 """
 import argparse
 import sys
@@ -18,15 +18,15 @@ def parse_options():
     parser.add_argument('--json', metavar='FILE', help='also write the report, with every entry, to a file')
     parser.add_argument('--reg-max', type=arguments.positive, default=16, help='largest bin of the head (default: 16)')
     parser.add_argument('--strides', type=arguments.positive, nargs='+', default=(8, 16, 32, 64, 128), metavar='PIXELS',
-                        help='of the levels (default: 8 16 32 64 128)')
+                        help='strides of the levels (default: 8 16 32 64 128)')
     parser.add_argument('--scale', type=arguments.positive, nargs=2, default=(1333, 800), metavar=('LONG', 'SHORT'),
-                        help='sides that images are resized to fit in (default: 1333 800)')
+                        help='images are resized to fit in these sides (default: 1333 800)')
     parser.add_argument('--prior', type=arguments.positive, default=8, metavar='STRIDES',
-                        help='side of a prior, octave_base_scale in the config (default: 8)')
+                        help='side of a prior, the config\'s octave_base_scale (default: 8)')
     parser.add_argument('--tolerance', type=float, default=0.01, metavar='SHARE',
                         help='share of images or boxes that training may lose (default: 0.01)')
     parser.add_argument('--threads', type=arguments.positive,
-                        help='files to open at a time (default: one per processor)')
+                        help='files to open at the same time (default: one per processor)')
     return parser.parse_args()
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Evaluate on several devices, of one or several machines.
+# Evaluate on several devices of one or several machines.
 #   tools/dist_test.sh CONFIG CHECKPOINT DEVICES [options of tools/test.py]
-# On each of several machines, with the first one's address:
+# With several machines, run this on each of them, with the address of the first:
 #   NNODES=2 NODE_RANK=0 MASTER_ADDR=10.0.0.1 tools/dist_test.sh CONFIG CHECKPOINT DEVICES
 set -euo pipefail
 if [ $# -lt 3 ]; then sed -n '2,5s/^# //p' "$0" >&2; exit 2; fi

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Everything that takes a GPU, on one CUDA device: the tests marked gpu and, with --benchmark DIR, the figures as JSON.
+# Run everything that needs a CUDA device: the tests marked gpu and, with --benchmark DIR, the benchmark, as JSON.
 #
-#     tools/gpu_check.sh                          # 5 minutes or so; PYTHON=... for another interpreter
+#     tools/gpu_check.sh                          # about 5 minutes; PYTHON=... takes another interpreter
 #     tools/gpu_check.sh --benchmark figures      # and the benchmark of docs/benchmarks.md
-#     tools/gpu_check.sh -k 'parity and gfl'      # other arguments are pytest's
+#     tools/gpu_check.sh -k 'parity and gfl'      # hands other arguments to pytest
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python}

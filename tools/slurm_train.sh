@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Train under Slurm.
 #   tools/slurm_train.sh PARTITION JOB_NAME CONFIG [options of tools/train.py]
-# with GPUS (8), GPUS_PER_NODE (8), CPUS_PER_TASK (5) and SRUN_ARGS from the environment.
+# The environment may set GPUS (8), GPUS_PER_NODE (8), CPUS_PER_TASK (5) and SRUN_ARGS.
 set -euo pipefail
 if [ $# -lt 3 ]; then sed -n '2,4s/^# //p' "$0" >&2; exit 2; fi
 partition=$1 job=$2 config=$3

@@ -11,7 +11,7 @@ def parse_options():
     parser.add_argument('checkpoint', help='checkpoint file or URL')
     parser.add_argument('--out', metavar='FILE.pkl', help='also save the detections')
     parser.add_argument('--show-dir', metavar='DIR',
-                        help='also save pictures, ground truth beside detections, to work_dir/<time>/DIR')
+                        help='also save pictures of ground truth and detections to work_dir/<time>/DIR')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation (flip)')
     return parser.parse_args()
 

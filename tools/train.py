@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Train a detector. Exit status 75: a signal ended the run, which is saved and goes on by --resume.
+"""Train a detector. Exit status 75 means that a signal ended the run. The run is saved, and --resume goes on with it.
 
     python tools/train.py configs/gfl/gfl_r50_fpn_1x_coco.py --data-root data/coco
     python tools/train.py configs/gfl/gfl_r50_fpn_1x_coco.py --resume
@@ -13,7 +13,7 @@ def parse_options():
     parser.add_argument('--auto-scale-lr', action='store_true',
                         help='scale the learning rate by the batch size over all devices')
     parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT',
-                        help='go on from a checkpoint; without a name from the latest one of this config')
+                        help='go on from a checkpoint; without a name, from the latest one of this config')
     parser.add_argument('--no-pretrained', action='store_true', help='start from scratch, without pretrained weights')
     return parser.parse_args()
 

@@ -1,10 +1,10 @@
-# ATSS, the baseline of all these studies: focal loss on classes, a centre-ness branch, boxes as four numbers.
+# ATSS, the baseline of all studies: focal loss for classes, a centre-ness branch, and each side of a box is a number.
 _base_ = '../demo/gfl_r18_fpn_shapes.py'
 
 model = dict(
     bbox_head=dict(
-        loss_cls=None,  # a branch brings its own, focal loss
+        loss_cls=None,  # the quality has its own, focal loss
         quality=dict(type='gfl_plugin.CenternessBranch'),
-        loss_dfl=None,  # no distribution,
-        reg_max=None,  # and no bins
+        loss_dfl=None,  # there is no distribution to train
+        reg_max=None,  # there are no bins
         box=dict(type='gfl_plugin.DiracDelta')))

@@ -1,10 +1,10 @@
-# Box on ATSS: a mean and a spread a side.
+# Box study on ATSS: each side has a mean and a spread.
 _base_ = '../demo/gfl_r18_fpn_shapes.py'
 
 model = dict(
     bbox_head=dict(
-        loss_cls=None,  # a branch brings its own, focal loss
+        loss_cls=None,  # the quality has its own, focal loss
         quality=dict(type='gfl_plugin.CenternessBranch'),
-        loss_dfl=None,  # no distribution,
-        reg_max=None,  # and no bins
+        loss_dfl=None,  # there is no distribution to train
+        reg_max=None,  # there are no bins
         box=dict(type='gfl_plugin.GaussianDistribution')))

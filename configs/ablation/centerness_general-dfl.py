@@ -1,7 +1,7 @@
-# Box on ATSS: any distribution, shaped by DFL. QFL x DFL: DFL alone.
+# Box study on ATSS: any distribution over the bins, trained by DFL too. In table 3 it is the row of DFL alone.
 _base_ = '../demo/gfl_r18_fpn_shapes.py'
 
 model = dict(
     bbox_head=dict(
-        loss_cls=None,  # a branch brings its own, focal loss
+        loss_cls=None,  # the quality has its own, focal loss
         quality=dict(type='gfl_plugin.CenternessBranch')))

@@ -1,7 +1,7 @@
-# VFL instead of QFL, nothing else changed.
+# GFL with VFL instead of QFL.
 _base_ = '../demo/gfl_r18_fpn_shapes.py'
 
 model = dict(
     bbox_head=dict(
-        loss_cls=None,  # VFL is the quality's own
+        loss_cls=None,  # the quality has its own, VFL
         quality=dict(type='gfl_plugin.VarifocalQuality')))

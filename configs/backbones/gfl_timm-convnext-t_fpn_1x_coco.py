@@ -1,4 +1,4 @@
-# ConvNeXt-T. Transformers and their kin train with AdamW; the rate is the one that MMDetection has for Swin.
+# ConvNeXt-T. It trains with AdamW, as transformers do, at the learning rate that MMDetection uses for Swin.
 _base_ = './gfl_timm-resnet50_fpn_1x_coco.py'
 
 model = dict(backbone=dict(model_name='convnext_tiny'))

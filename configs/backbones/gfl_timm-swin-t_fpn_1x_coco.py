@@ -1,4 +1,4 @@
-# Swin-T. Transformers and their kin train with AdamW; the rate is the one that MMDetection has for Swin.
+# Swin-T. It trains with AdamW, as transformers do, at the learning rate that MMDetection uses for it.
 _base_ = './gfl_timm-resnet50_fpn_1x_coco.py'
 
 model = dict(backbone=dict(model_name='swin_tiny_patch4_window7_224'))

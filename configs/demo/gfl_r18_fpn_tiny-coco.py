@@ -1,16 +1,16 @@
-# GFL, ResNet-18, FPN, from scratch on 50 real COCO images, and evaluated on these same images: an overfitting test.
-# It shows that the data, the head, the losses and the schedule learn real boxes; nothing here is about generalisation.
+# GFL, ResNet-18, FPN, trained from scratch on 50 real COCO images and evaluated on the same images: an overfit test.
+# It shows that data, head, losses and schedule learn real boxes. It says nothing about generalisation.
 #
-# Box AP on its own training images: 0.728 (AP50 0.816) in 34 minutes on one busy core; 0.730 (0.818) with
-# mmdet.GFLHead, its losses and its assigner in the place of the plugin's.
+# Box AP on the training images: 0.728 (AP50 0.816) in 34 minutes on one busy core. With mmdet.GFLHead, its losses and
+# its assigner instead of the plugin's: 0.730 (0.818).
 #
-# A reason stands beside each line that departs from the setting on COCO (configs/gfl/gfl_r50_fpn_1x_coco.py).
+# Each line that differs from the COCO config (configs/gfl/gfl_r50_fpn_1x_coco.py) gives its reason.
 _base_ = ['../_base_/models/gfl_r50_fpn.py', '../_base_/default_runtime.py']
 
 data_root = 'data/tiny_coco/'
 train_ann = 'annotations/instances_train2017.json'
-image_size = 320  # of the longer side: a step takes a quarter of a second an image on one core
-batch_size = 5  # a trial with 2 at half the rate learnt slower per epoch, with BN and GN alike
+image_size = 320  # the longer side: a step takes a quarter of a second per image on one core
+batch_size = 5  # a trial with 2 images and half the rate learnt less per epoch, with BN and with GN
 max_epochs = 100
 iterations = max_epochs * 50 // batch_size
 warmup = 50
@@ -18,22 +18,22 @@ warmup = 50
 model = dict(
     backbone=dict(
         depth=18,
-        frozen_stages=-1,  # from scratch: nothing to freeze ...
-        norm_eval=False),  # ... and the batch statistics have yet to be learnt
+        frozen_stages=-1,  # from scratch, so there is nothing to freeze
+        norm_eval=False),  # the batch statistics are learnt too
     neck=dict(
         in_channels=[64, 128, 256, 512],
-        out_channels=64,  # 256 on COCO; 50 images need less, and the time goes to the backbone
-        start_level=0),  # strides from 4: half of the boxes are smaller than 24 pixels at this image size ...
+        out_channels=64,  # 256 on COCO; 50 images need fewer, and the backbone takes most of the time
+        start_level=0),  # from stride 4: half of the boxes are smaller than 24 pixels at this image size
     bbox_head=dict(
         in_channels=64,
         feat_channels=64,
         stacked_convs=1,  # 4 on COCO
-        norm_cfg=dict(type='GN', num_groups=16, requires_grad=True),  # 32 groups of 64 channels would be pairs
-        anchor_generator=dict(strides=[4, 8, 16, 32, 64])))  # ... to 64: at stride 128 the image has 3 x 3 cells
+        norm_cfg=dict(type='GN', num_groups=16, requires_grad=True),  # 32 groups would have two channels each
+        anchor_generator=dict(strides=[4, 8, 16, 32, 64])))  # up to 64: at stride 128 the image has 3 x 3 cells
 
 train_dataloader = dict(
     batch_size=batch_size,
-    num_workers=0,  # an image takes 8 ms to load: a worker would only compete for the cores
+    num_workers=0,  # an image loads in 8 ms: a worker would only compete for the cores
     sampler=dict(type='DefaultSampler', shuffle=True),
     batch_sampler=dict(type='AspectRatioBatchSampler'),
     dataset=dict(
@@ -41,14 +41,14 @@ train_dataloader = dict(
         data_root=data_root,
         ann_file=train_ann,
         data_prefix=dict(img='train2017/'),
-        # No filter: all 50 images are evaluated, the one without a box too.
+        # No filter: all 50 images are evaluated, and one of them has no box.
         pipeline=[
             dict(type='LoadImageFromFile'),
             dict(type='LoadAnnotations', with_bbox=True),
             dict(type='Resize', scale=(image_size, image_size), keep_ratio=True),
-            dict(type='PackDetInputs')  # no flip: the images are to be learnt as they are
+            dict(type='PackDetInputs')  # no flip: the model learns the images as they are
         ]))
-# Evaluated on the training images: a high AP says that training works, and nothing about images not seen.
+# Evaluated on the training images. A high AP says that training works, and nothing about other images.
 val_dataloader = dict(
     batch_size=1,
     num_workers=0,
@@ -76,18 +76,18 @@ val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 default_hooks = dict(logger=dict(interval=10), checkpoint=dict(interval=25))  # an epoch is 10 iterations
 
-# From scratch in 1,000 iterations: AdamW; SGD's 0.01 was set for pretrained weights. Fused, its step takes 12 ms on one
-# core instead of 61.
+# From scratch in 1,000 iterations with AdamW, since SGD's 0.01 is for pretrained weights. A fused step takes 12 ms on
+# one core instead of 61.
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=2e-3, weight_decay=1e-4, fused=True),
     clip_grad=dict(max_norm=10, norm_type=2))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=warmup),
-    # A cosine instead of two steps: the loss falls fastest while the rate does.
+    # A cosine instead of two steps: the loss falls fastest while the rate falls.
     dict(type='CosineAnnealingLR', by_epoch=False, begin=warmup, end=iterations, T_max=iterations - warmup,
          eta_min_ratio=0.01)
 ]
 
-# Evaluated and saved are averaged weights, over about the last 500 iterations.
+# Averaged weights, over about the last 500 iterations, are evaluated and saved.
 custom_hooks = [dict(type='EMAHook', ema_type='ExpMomentumEMA', momentum=2e-3, gamma=100, update_buffers=True)]

@@ -1,3 +1,3 @@
-# The same with DCNv2, whose samples are weighted too. MMDetection has no such config, and published no AP.
+# With DCNv2, which also weights its samples. MMDetection has no such config, and has published no AP.
 _base_ = './gfl_r101-dconv-c3-c5_fpn_ms-2x_coco.py'
 model = dict(backbone=dict(dcn=dict(type='DCNv2')))

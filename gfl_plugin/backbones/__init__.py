@@ -1,4 +1,4 @@
-"""Backbones beside MMDetection's, and a detector that asks its backbone what it gives."""
+"""Backbones of timm, and a detector that asks its backbone for the numbers of channels."""
 from .detector import SingleStageDetector
 from .timm_backbone import TIMMBackbone
 

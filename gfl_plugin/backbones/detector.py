@@ -1,4 +1,4 @@
-"""A detector that tells its neck what its backbone gives."""
+"""A detector that tells its neck how many channels the backbone's maps have."""
 from mmdet.models.detectors import SingleStageDetector as MMDetSingleStageDetector
 from mmdet.registry import MODELS as MMDET_MODELS
 from mmdet.utils import ConfigType, OptConfigType
@@ -9,15 +9,15 @@ from ..registry import MODELS
 
 @MODELS.register_module()
 class SingleStageDetector(MMDetSingleStageDetector):
-    """MMDetection's, with ``in_channels`` of the neck read from the backbone where the config leaves them open.
+    """MMDetection's detector. If the config leaves ``in_channels`` of the neck open, they are read from the backbone.
 
     Args:
-        backbone: Of a type with ``channels``, as :class:`TIMMBackbone`, unless the neck has its ``in_channels``.
-        neck: With ``in_channels=None`` or none.
-        kwargs: Of MMDetection's.
+        backbone: Its type needs ``channels``, as :class:`TIMMBackbone` has, unless the neck has ``in_channels``.
+        neck: ``in_channels`` may be None or missing.
+        kwargs: MMDetection's other arguments.
 
     Raises:
-        SetupError: The backbone does not tell, or gives fewer levels than the neck starts from.
+        SetupError: The backbone has no ``channels``, or fewer levels than the neck's ``start_level``.
     """
 
     def __init__(self, backbone: ConfigType, neck: OptConfigType = None, **kwargs) -> None:
@@ -27,9 +27,9 @@ class SingleStageDetector(MMDetSingleStageDetector):
         super().__init__(backbone=backbone, neck=None, **kwargs)
         channels = getattr(self.backbone, 'channels', None)
         if channels is None:
-            raise SetupError(f'{type(self.backbone).__name__} does not tell its channels: set model.neck.in_channels')
+            raise SetupError(f'{type(self.backbone).__name__} has no attribute channels: set model.neck.in_channels')
         if len(channels) <= neck.get('start_level', 0):
             name = backbone.get('model_name', backbone['type'])
-            raise SetupError(f'the backbone {name} gives {len(channels)} levels, and the neck {neck["type"]} starts '
+            raise SetupError(f'The backbone {name} gives {len(channels)} levels, and the neck {neck["type"]} starts '
                              f'from level {neck["start_level"]}, counted from 0')
         self.neck = MMDET_MODELS.build(dict(neck, in_channels=list(channels)))

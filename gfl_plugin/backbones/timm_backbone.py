@@ -9,17 +9,17 @@ from ..registry import MODELS
 
 
 def import_timm():
-    """timm, which nothing else here needs.
+    """Import timm, which only this backbone needs.
 
     Raises:
-        SetupError: It is not installed, or does not import.
+        SetupError: timm is not installed, or does not import.
     """
     try:
         import timm
     except ImportError as error:
-        raise SetupError(f'gfl_plugin.TIMMBackbone needs timm, and {error}: pip install timm. It pulls torchvision, '
-                         'which has to be the one that was built for your PyTorch') from error
-    except RuntimeError as error:  # torchvision without the operators that it was compiled with
+        raise SetupError(f'gfl_plugin.TIMMBackbone needs timm, and {error}: pip install timm. This also installs '
+                         'torchvision, which has to be the one that was built for your PyTorch') from error
+    except RuntimeError as error:  # torchvision was built for another PyTorch
         raise SetupError(f'gfl_plugin.TIMMBackbone needs timm, whose torchvision does not import: {error}. Install the '
                          'torchvision that was built for your PyTorch') from error
     return timm
@@ -27,35 +27,35 @@ def import_timm():
 
 @MODELS.register_module()
 class TIMMBackbone(BaseModule):
-    """The feature maps of a timm model at some strides, whichever of its levels these are.
+    """A timm model that gives its feature maps at the wanted strides.
 
     Args:
         model_name: As in ``timm.list_models()``.
-        strides: L strides of the maps that are wanted, in pixels; by default those of C3 to C5.
-        pretrained: Whether a training starts from timm's weights; they are downloaded then, and not for a test.
-        norm_eval: Whether batch statistics stay as they are, for small batches of pretrained models.
-        options: Of ``timm.create_model``, such as ``drop_path_rate``.
+        strides: The L strides of the wanted maps, in pixels. The default is that of C3 to C5.
+        pretrained: Whether a training starts from timm's weights. A training downloads them, a test does not.
+        norm_eval: Whether batch normalisation keeps its statistics, as pretrained models want for small batches.
+        options: Other arguments of ``timm.create_model``, such as ``drop_path_rate``.
 
     Attributes:
-        channels: L channels of the maps, for the neck.
+        channels: The numbers of channels of the L maps, for the neck.
 
     Raises:
-        SetupError: There is no timm, or no such model; it gives no features, or not at these strides, or takes images
-            of one size only; or ``options`` have ``out_indices``.
+        SetupError: timm or the model does not exist. The model gives no features, gives none at these strides, or
+            takes images of one size only. Or ``options`` have ``out_indices``.
     """
 
     def __init__(self, model_name: str, strides: Sequence[int] = (8, 16, 32), pretrained: bool = False,
                  norm_eval: bool = False, init_cfg=None, **options: Any) -> None:
         super().__init__(init_cfg)
         if 'out_indices' in options:
-            raise SetupError(f'The levels of {model_name} of timm are chosen by strides=(8, 16, 32) or others, and not '
-                             'by out_indices')
+            raise SetupError(f'Choose the levels of timm\'s {model_name} by strides, such as strides=(8, 16, 32), and '
+                             'not by out_indices')
         self.model_name, self.pretrained, self.norm_eval, self.options = model_name, pretrained, norm_eval, options
         every_stride = self._create().feature_info.reduction()
         if not set(strides) <= set(every_stride):
-            raise SetupError(f'{model_name} of timm has features at strides {every_stride}, and strides '
-                             f'{list(strides)} are what the neck is to have')
-        # Of several levels of one stride the last has seen most. Deeper levels than these are not built at all.
+            raise SetupError(f'timm\'s {model_name} has features at strides {every_stride}, but the config asks for '
+                             f'strides={list(strides)}')
+        # Of several levels with one stride take the last. timm does not build deeper levels than the chosen ones.
         self.options['out_indices'] = [len(every_stride) - 1 - every_stride[::-1].index(s) for s in strides]
         self.model = self._create()
         self.channels = self.model.feature_info.channels()
@@ -68,14 +68,14 @@ class TIMMBackbone(BaseModule):
                              + (f'; it has {", ".join(similar)}, ...' if similar else ''))
         options = dict(self.options)
         if timm.get_pretrained_cfg(self.model_name).fixed_input_size and 'dynamic_img_size' not in options:
-            options['strict_img_size'] = False  # a Swin's windows adapt to other sizes when told so
+            options['strict_img_size'] = False  # lets a Swin adapt its windows to other sizes
         try:
             return timm.create_model(self.model_name, features_only=True, pretrained=pretrained, **options)
         except (AttributeError, RuntimeError, TypeError) as error:
             reason = error
             if isinstance(error, TypeError) and "'strict_img_size'" in str(error):
-                reason = 'it takes images of one size, if no option such as dynamic_img_size=True is for more'
-            raise SetupError(f'{self.model_name} of timm gives no maps to a neck (features_only): {reason}') from error
+                reason = 'it takes images of one size, unless an option such as dynamic_img_size=True allows others'
+            raise SetupError(f'timm\'s {self.model_name} gives no maps for a neck (features_only): {reason}') from error
 
     def init_weights(self) -> None:
         if self.pretrained:

@@ -19,7 +19,7 @@ def describe_machine(device: str) -> Dict[str, str]:
     import mmdet
     name = (torch.cuda.get_device_name(device) if device.startswith('cuda')
             else f'{platform.machine()} CPU, {torch.get_num_threads()} of {os.cpu_count()} threads')
-    mmcv_ops = 'with the stand-ins of this plugin' if ops.install() else 'with compiled ops'
+    mmcv_ops = 'with the stand-ins of this plugin' if ops.are_installed() else 'with compiled ops'
     machine = {'device': name, 'torch': torch.__version__, 'mmcv': f'{mmcv.__version__} {mmcv_ops}',
                'mmdet': mmdet.__version__, 'a copy': f'{copy_bandwidth(device) / 1e9:.0f} GB/s, read and written'}
     if device.startswith('cuda'):

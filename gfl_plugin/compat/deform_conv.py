@@ -1,4 +1,4 @@
-"""Deformable convolution in plain PyTorch, for where neither mmcv's nor torchvision's runs."""
+"""Deformable convolution in plain PyTorch, for machines where neither mmcv's nor torchvision's runs."""
 from typing import Optional, Tuple
 
 import torch
@@ -11,11 +11,11 @@ def deform_conv2d(input: Tensor, offset: Tensor, weight: Tensor, bias: Optional[
                   dilation: Tuple[int, int] = (1, 1), mask: Optional[Tensor] = None) -> Tensor:
     """Convolution whose samples are moved by offsets (arXiv:1703.06211) and weighted (arXiv:1811.11168, eq. 1).
 
-    The arguments are those of ``torchvision.ops.deform_conv2d``. There are K = kh * kw samples a cell; the numbers of
-    groups, of weights and of offsets, follow from the shapes.
+    It has the arguments of ``torchvision.ops.deform_conv2d``. Each output cell has K = kh * kw samples. The number of
+    groups of the weight, and of the offsets, follows from the shapes.
 
     Args:
-        input: (B, I, H, W); it is 0 outside.
+        input: (B, I, H, W). Samples outside of it are 0.
         offset: (B, 2 * groups * K, H', W') pixels, y before x.
         weight: (O, I / groups, kh, kw).
         bias: (O,).
@@ -26,8 +26,8 @@ def deform_conv2d(input: Tensor, offset: Tensor, weight: Tensor, bias: Optional[
     """
     (kh, kw), (height, width), size = weight.shape[2:], input.shape[2:], offset.shape[2:]
     groups, offset_groups = input.shape[1] // weight.shape[1], offset.shape[1] // (2 * kh * kw)
-    images = len(input) * offset_groups  # each group of channels with its own offsets is as an image of its own
-    dtype = torch.promote_types(input.dtype, torch.float32)  # fp16 would round pixels of large images
+    images = len(input) * offset_groups  # each group of channels that shares offsets counts as an image
+    dtype = torch.promote_types(input.dtype, torch.float32)  # fp16 would round the coordinates of large images
     offset = offset.to(dtype).reshape(images, kh, kw, 2, *size)
     y = offset[:, :, :, 0] + _sampled(0, kh, size, stride, padding, dilation, offset)[:, None, :, None]
     x = offset[:, :, :, 1] + _sampled(1, kw, size, stride, padding, dilation, offset)[:, None]
@@ -43,6 +43,6 @@ def deform_conv2d(input: Tensor, offset: Tensor, weight: Tensor, bias: Optional[
 
 def _sampled(axis: int, taps: int, size: torch.Size, stride: Tuple[int, int], padding: Tuple[int, int],
              dilation: Tuple[int, int], like: Tensor) -> Tensor:
-    """(taps, size[axis]) the pixels that a convolution samples along an axis."""
+    """The pixels that a convolution without offsets samples along an axis, (taps, size[axis])."""
     tap, cell = (torch.arange(n, device=like.device, dtype=like.dtype) for n in (taps, size[axis]))
     return (tap * dilation[axis])[:, None] + cell * stride[axis] - padding[axis]

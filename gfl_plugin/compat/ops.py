@@ -1,8 +1,8 @@
 """Stand-ins for mmcv's compiled operators, ``mmcv._ext``, for an mmcv that was installed without them.
 
-``mmcv.ops`` asks that module for some 150 functions by name when it is imported, and a GFL detector calls two or three
-of them. :func:`install` puts a module there that answers every name: with an implementation for the operators below,
-with one that raises, naming the operator, for all others. A compiled mmcv always wins.
+``mmcv.ops`` asks that module for some 150 functions by name when it is imported. A GFL detector calls two or three of
+them. :func:`install` puts a module there that answers every name. It implements the operators below. Every other one
+raises an error that names the operator. A compiled mmcv always wins.
 """
 import importlib.util
 import sys
@@ -13,6 +13,7 @@ from typing import Callable, Dict
 import torch
 from torch import Tensor
 
+from .. import patches
 from ..functional.nms import greedy_nms
 from .deform_conv import deform_conv2d
 from .vision import find_operator
@@ -34,7 +35,7 @@ class Stub(ModuleType):
     """The module that answers for ``mmcv._ext``."""
 
     def __getattr__(self, name: str) -> Callable:
-        # Dunder names are questions about the module (pickle, inspect, doctest ask them), never operators.
+        # pickle, inspect and doctest ask a module for dunder names. No operator has one.
         if name.startswith('__'):
             raise AttributeError(name)
 
@@ -47,19 +48,20 @@ class Stub(ModuleType):
         return unavailable
 
 
-def install() -> bool:
-    """Install the stand-ins unless a compiled mmcv, or an earlier call, provides ``mmcv._ext``.
+def install() -> None:
+    """Install the stand-ins, unless a compiled mmcv or an earlier call provides ``mmcv._ext``."""
+    if NAME in sys.modules or importlib.util.find_spec(NAME) is not None:
+        return
+    stub = sys.modules[NAME] = Stub(NAME, __doc__)
+    # MMEngine asks pkgutil for the loader of mmcv._ext. Without a spec that raises ValueError.
+    stub.__spec__ = ModuleSpec(NAME, loader=None, origin=__name__)
+    vars(stub).update(IMPLEMENTED)
+    patches.on_undo(lambda: sys.modules.pop(NAME))
 
-    Returns:
-        Whether the stand-ins are what answers now.
-    """
-    present = sys.modules.get(NAME)
-    if present is None and importlib.util.find_spec(NAME) is None:
-        present = sys.modules[NAME] = Stub(NAME, __doc__)
-        # mmengine asks pkgutil for the loader of mmcv._ext, which raises on a module without a spec.
-        present.__spec__ = ModuleSpec(NAME, loader=None, origin=__name__)
-        vars(present).update(IMPLEMENTED)
-    return isinstance(present, Stub)
+
+def are_installed() -> bool:
+    """Whether mmcv's operators are the stand-ins."""
+    return isinstance(sys.modules.get(NAME), Stub)
 
 
 @implements
@@ -70,7 +72,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
 @implements
 def softnms(boxes: Tensor, scores: Tensor, dets: Tensor, iou_threshold: float, sigma: float, min_score: float,
             method: int, offset: int) -> Tensor:
-    """Soft-NMS (arXiv:1704.04503); ``method`` is 0 plain, 1 linear, 2 Gaussian. Box and new score go into ``dets``."""
+    """Soft-NMS (arXiv:1704.04503). ``method`` is 0 plain, 1 linear, 2 Gaussian. ``dets`` gets the boxes and scores."""
     left, scores = torch.arange(len(boxes)), scores.clone()
     areas = (boxes[:, 2] - boxes[:, 0] + offset) * (boxes[:, 3] - boxes[:, 1] + offset)
     chosen = []
@@ -103,7 +105,7 @@ def _focal_parts(input: Tensor, target: Tensor):
 @implements
 def sigmoid_focal_loss_forward(input: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float,
                                alpha: float) -> None:
-    """Focal loss (arXiv:1708.02002, eq. 5) of (N, C) logits and (N,) labels, C for background, into ``output``."""
+    """Write the focal loss (arXiv:1708.02002, eq. 5) of (N, C) logits to ``output``. Label C is background."""
     p, log_p, log_q, is_target = _focal_parts(input, target)
     output.copy_(torch.where(is_target, -alpha * (1 - p)**gamma * log_p, -(1 - alpha) * p**gamma * log_q))
     if weight.numel():
@@ -148,7 +150,7 @@ def roi_align_forward(input: Tensor, rois: Tensor, output: Tensor, argmax_y: Ten
 def roi_align_backward(grad_output: Tensor, rois: Tensor, argmax_y: Tensor, argmax_x: Tensor, grad_input: Tensor,
                        aligned_height: int, aligned_width: int, spatial_scale: float, sampling_ratio: int,
                        pool_mode: int, aligned: bool) -> None:
-    # Average pooling is linear in its input, so the gradient can be taken at any input.
+    # Average pooling is linear in its input, so its gradient is the same at any input.
     with torch.enable_grad():
         input = torch.zeros_like(grad_input, requires_grad=True)
         output = _roi_align(input, rois, (aligned_height, aligned_width), spatial_scale, sampling_ratio, aligned)
@@ -156,7 +158,7 @@ def roi_align_backward(grad_output: Tensor, rois: Tensor, argmax_y: Tensor, argm
 
 
 def _deform_gradients(tensors, grad_output: Tensor, **geometry):
-    """Gradients of deform_conv2d for (input, offset, weight, bias, mask), ``None`` where the tensor is ``None``."""
+    """Gradients of deform_conv2d for (input, offset, weight, bias, mask). The gradient of None is None."""
     with torch.enable_grad():
         leaves = [t if t is None else t.detach().requires_grad_() for t in tensors]
         input, offset, weight, bias, mask = leaves
@@ -188,7 +190,7 @@ def deform_conv_backward_input(input, offset, grad_output, grad_input, grad_offs
 @implements
 def deform_conv_backward_parameters(input, offset, grad_output, grad_weight, columns, ones, kW, kH, dW, dH, padW, padH,
                                     dilationW, dilationH, group, deformable_group, scale, im2col_step) -> None:
-    # The shape of the weight is all that its own gradient needs of it: the convolution is linear in the weight.
+    # The convolution is linear in the weight, so the gradient of the weight is the same at any weight.
     geometry = _geometry_v1(dW, dH, padW, padH, dilationW, dilationH)
     gradients = _deform_gradients((input, offset, torch.zeros_like(grad_weight), None, None), grad_output, **geometry)
     grad_weight.add_(gradients[2], alpha=scale)

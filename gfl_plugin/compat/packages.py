@@ -1,12 +1,16 @@
-"""``_base_ = 'package::config.py'`` without pkg_resources, for this package too.
+"""Where an installed package is, without pkg_resources.
 
-MMEngine 0.10.7 asks pkg_resources where a package is, and setuptools >= 81 no longer brings that module; neither line
-finds a package that was installed in development mode, or knows any but OpenMMLab's.
+MMEngine 0.10.7 asks pkg_resources, which setuptools >= 81 no longer has. So ``_base_ = 'mmdet::...'`` fails there.
 """
 import importlib.util
 import os
-import sys
 from importlib import metadata
+
+from mmengine.utils import package_utils
+
+from .. import patches
+
+_is_installed, _get_installed_path = package_utils.is_installed, package_utils.get_installed_path
 
 
 def is_installed(package: str) -> bool:
@@ -33,18 +37,5 @@ def get_installed_path(package: str) -> str:
 
 
 def install() -> None:
-    """Replace MMEngine's two functions wherever it has imported them, and let it look into this package."""
-    from mmengine.config import Config, utils
-    utils.MODULE2PACKAGE.setdefault('gfl_plugin', 'gfl_plugin')
-    find = Config._get_cfg_path
-
-    def find_in_scope(*args):
-        """MMEngine takes a package's name for the scope of its configs; this package's are written in MMDetection's."""
-        path, scope = find(*args)
-        return path, 'mmdet' if scope == 'gfl_plugin' else scope
-
-    Config._get_cfg_path = staticmethod(find_in_scope)
-    for replacement in (is_installed, get_installed_path):
-        for name, module in list(sys.modules.items()):
-            if name.startswith('mmengine') and hasattr(module, replacement.__name__):
-                setattr(module, replacement.__name__, replacement)
+    patches.replace_everywhere(_is_installed, is_installed)
+    patches.replace_everywhere(_get_installed_path, get_installed_path)

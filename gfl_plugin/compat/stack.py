@@ -4,17 +4,17 @@ import warnings
 from importlib import metadata
 from typing import Dict, Tuple
 
-# The extra `onedl` of pyproject.toml, as a command that works anywhere.
+# Installs what the extra `onedl` of pyproject.toml installs, but works without a clone.
 GET_STACK = ('pip install onedl-mmengine==0.10.12 onedl-mmcv==2.3.6 onedl-mmdetection==3.5.1   '
              '(the maintained line; in a clone `make env` does it, the headless OpenCV included)')
 
-# Module: the first version that is supported, and the first that is not (tested: see constraints.txt).
+# For each module the first supported version and the first unsupported one. constraints.txt has the tested ones.
 SUPPORTED: Dict[str, Tuple[str, str]] = {
     'mmengine': ('0.10.3', '0.11'),
     'mmcv': ('2.1.0', '2.4'),
     'mmdet': ('3.3.0', '3.6'),
 }
-# Distributions that install the same files: with two of them, whichever came last has overwritten the other.
+# Distributions that install the same files. If two are installed, the later one has overwritten the earlier one.
 RIVALS = (('mmengine', 'onedl-mmengine'), ('mmcv', 'mmcv-lite', 'onedl-mmcv'), ('mmdet', 'onedl-mmdetection'))
 
 _warned = False
@@ -29,7 +29,7 @@ def _installed(distribution: str) -> bool:
 
 
 def require() -> None:
-    """Import the stack or say how to get one; warn once about versions that were not tested.
+    """Import the stack, or say how to get one. Warn once about versions that were not tested.
 
     Raises:
         ImportError: A part of the stack is missing or does not import.

@@ -11,10 +11,11 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 
+from ..config_bases import CONFIGS
 from ..errors import SetupError
 from ..files import write_text
 from .config import Options, load_config
-from .reproduce import CONFIGS, ON_COCO
+from .reproduce import ON_COCO
 from .run import load_trained
 
 EXTRA = ('bokeh', 'matplotlib', 'scipy')
@@ -24,13 +25,13 @@ def analyze(options: Options) -> str:
     """Study as ``tools/analyze.py`` says, and write STUDY.json, STUDY.png and STUDY.html.
 
     Returns:
-        What there is to say, and where the files are.
+        A summary, and the paths of the files.
 
     Raises:
-        SetupError: A mistake of the user's, or a missing package.
+        SetupError: The user made a mistake, or a package is missing.
     """
     missing = [name for name in EXTRA if importlib.util.find_spec(name) is None]
-    if missing:  # before the work, not after it
+    if missing:  # before the work starts
         raise SetupError(f'tools/analyze.py draws and counts with {", ".join(missing)}, which is not installed: '
                          'pip install -c constraints.txt -e ".[analysis]"')
     from .. import analysis
@@ -66,7 +67,7 @@ def _study_targets(options: Options, folder: str) -> Dict[str, Any]:
 
 
 def _build_head(config: Config, options: Options, strides: Optional[Sequence[float]] = None):
-    """The head of a config alone, with the priors that the options, or else ``strides``, ask for."""
+    """Build only the head of a config, with the priors that ``strides`` or the options ask for."""
     from mmdet.registry import MODELS
     settings = copy.deepcopy(_own_head(config))
     settings.update(train_cfg=config.model.get('train_cfg'), test_cfg=config.model.get('test_cfg'))
@@ -87,7 +88,7 @@ def _own_head(config: Config) -> ConfigDict:
 
 
 def _read_resize(config: Config, scale: Optional[List[str]]):
-    """What ``--scale`` asks for, or what the config's test pipeline does."""
+    """How images are resized: as ``--scale`` says, or as the config's test pipeline does."""
     from ..analysis.targets import Resize
     divisor = config.model.get('data_preprocessor', {}).get('pad_size_divisor', 1)
     if scale:
@@ -104,7 +105,7 @@ def _read_resize(config: Config, scale: Optional[List[str]]):
 
 
 def _dataset(dataset: ConfigDict) -> ConfigDict:
-    """The data set inside its wrappers."""
+    """The settings of a data set without its wrappers."""
     while 'dataset' in dataset:
         dataset = dataset.dataset
     return dataset
@@ -127,7 +128,7 @@ def _study_models(options: Options, folder: str) -> Dict[str, Any]:
 
 
 def _open(options: Options, config_file: str, checkpoint: str, name: str, folder: str):
-    """A trained model and the first images that its config tests on, with their boxes."""
+    """Load a trained model and the first test images of its config, with their boxes."""
     from ..analysis.reading import Scene, Trained, read_scenes
     config = load_config(_with(options, config=config_file))
     _own_head(config)
@@ -145,16 +146,16 @@ def _open(options: Options, config_file: str, checkpoint: str, name: str, folder
         for number, scene in enumerate(scenes()):
             loop.evaluator.process(model.add_pred_to_datasample(scene.samples, detect(scene, number)))
             count += len(scene.samples)
-        # Where nothing at all was detected MMDetection gives no AP, which is 0.
+        # MMDetection gives no AP if nothing was detected. It is 0.
         return float(loop.evaluator.evaluate(count).get('coco/bbox_mAP', 0.0))
 
     return Trained(name, model.bbox_head, scenes, average_precision)
 
 
 def load_boxes_first(pipeline: Sequence[ConfigDict]) -> List[ConfigDict]:
-    """A test pipeline whose boxes go through the same transforms as the image.
+    """Change a test pipeline so that boxes go through the same transforms as the image.
 
-    Test pipelines load them last, in pixels of the original image, or not at all.
+    Test pipelines load boxes last, in pixels of the original image, or not at all.
     """
     names = [transform['type'].rpartition('.')[2] for transform in pipeline]
     boxes = ConfigDict(type='LoadAnnotations', with_bbox=True)

@@ -10,6 +10,7 @@ from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
+from ..compat import install_for_tools
 from ..errors import SetupError
 
 Options = Namespace  # of tools/arguments.py
@@ -18,7 +19,7 @@ Options = Namespace  # of tools/arguments.py
 OPTIONAL = {*inspect.signature(Runner.__init__).parameters, 'activation_checkpointing', 'compile',
             'efficient_conv_bn_eval', 'find_unused_parameters', 'model_wrapper_cfg', 'sync_bn', 'tta_model',
             'tta_pipeline'}
-RANK = dict(pytorch='RANK', slurm='SLURM_PROCID', mpi='OMPI_COMM_WORLD_RANK')  # where each launcher says it
+RANK = dict(pytorch='RANK', slurm='SLURM_PROCID', mpi='OMPI_COMM_WORLD_RANK')  # the launchers' variables
 
 
 def load_config(options: Options) -> Config:
@@ -29,6 +30,7 @@ def load_config(options: Options) -> Config:
     Raises:
         SetupError: There is no such file, it cannot be read, or an option is not of the form key=value.
     """
+    install_for_tools()
     if not os.path.isfile(options.config):
         raise SetupError(f'There is no config file {os.path.abspath(options.config)}')
     try:
@@ -48,7 +50,7 @@ def load_config(options: Options) -> Config:
 
 
 def _warn(config: Config, text: str) -> None:
-    """Warn once, however many ranks there are: they read the config before they meet."""
+    """Warn on rank 0 alone. Ranks read the config before they join, so the environment says which rank this is."""
     if os.environ.get(RANK.get(config.launcher, ''), '0') == '0':
         print_log(text, logger='current', level=logging.WARNING)
 

@@ -9,14 +9,14 @@ from typing import Dict, List, NamedTuple, Optional, Tuple
 
 from mmengine.logging import print_log
 
+from ..config_bases import CONFIGS
 from ..errors import SetupError
 from ..files import write_text
-from . import resume
 from .config import Options
 from .run import test, train
+from .start import named_last
 
-CONFIGS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), '.mim', 'configs')
-ON_SHAPES, ON_COCO = '../demo/gfl_r18_fpn_shapes.py', 'gfl/gfl_r50_fpn_1x_coco.py'  # what a row departs from
+ON_SHAPES, ON_COCO = '../demo/gfl_r18_fpn_shapes.py', 'gfl/gfl_r50_fpn_1x_coco.py'  # what rows inherit from
 METRICS = ('mAP', 'mAP_50', 'mAP_75')
 
 
@@ -61,13 +61,13 @@ TABLES: Dict[str, List[Row]] = {
 
 
 def reproduce(options: Options) -> Dict[str, object]:
-    """Train what is left of a table as ``tools/reproduce.py`` says, and write it, as far as it is, after each run.
+    """Train what is left of a table as ``tools/reproduce.py`` says. Write the table, as far as it is, after each run.
 
     Returns:
         The content of ``table.json``.
 
     Raises:
-        SetupError: There is no such table, or no such row in it.
+        SetupError: The table, or a row of ``--rows``, does not exist.
     """
     if options.table not in TABLES:
         raise SetupError(f'There is no table {options.table!r}: there are {", ".join(TABLES)}')
@@ -101,17 +101,17 @@ def _run(row: Row, seed: int, folder: str, options: Options) -> None:
         auto_scale_lr=options.auto_scale_lr, no_pretrained=options.no_pretrained, trust_checkpoint=False, out=None,
         show_dir=None, tta=False)
     train(run)
-    run.checkpoint = resume.named_last(work_dir)
+    run.checkpoint = named_last(work_dir)
     run.cfg_options = settings[:-1] + [settings[-1] + '_test']
     metrics = test(run)[1]
-    # Where nothing at all was detected MMDetection gives no AP, which is 0.
+    # MMDetection gives no AP if nothing was detected. It is 0.
     result = {name: metrics.get(f'coco/bbox_{name}', 0.0) for name in METRICS}
-    result['minutes'] = (time.monotonic() - start) / 60  # since it was last started
+    result['minutes'] = (time.monotonic() - start) / 60  # since the run was last started
     write_text(_result_file(folder, row, seed), json.dumps(result))
 
 
 def _config_file(row: Row, folder: str, options: Options) -> str:
-    """The row's config; on COCO a copy of it that departs from the 1x setting there."""
+    """The file of the row's config. For COCO it is a copy that inherits from the 1x config."""
     name = f'{row.config or row.name}.py'
     path = os.path.join(CONFIGS, 'ablation', name)
     if not options.data_root:
@@ -128,7 +128,7 @@ def _result_file(folder: str, row: Row, seed: int) -> str:
 
 
 def _result(folder: str, row: Row, seed: int) -> Optional[Dict[str, float]]:
-    """The numbers of a run; None if it is not done, or was killed while an older version wrote its file in place."""
+    """The numbers of a run; None if the run is not done, or if an older version was killed while it wrote the file."""
     try:
         with open(_result_file(folder, row, seed)) as file:
             return json.load(file)
@@ -139,12 +139,12 @@ def _result(folder: str, row: Row, seed: int) -> Optional[Dict[str, float]]:
 # ---- the table ----
 
 def write_table(folder: str, options: Options) -> Dict[str, object]:
-    """Gather the results that there are into ``table.md`` and ``table.json``."""
+    """Write the results so far to ``table.md`` and ``table.json``."""
     rows = []
     for row in TABLES[options.table]:
         results = [_result(folder, row, seed) for seed in range(options.seeds)]
         runs = [dict(result, seed=seed) for seed, result in enumerate(results) if result is not None]
-        published = dict(published=row.published) if options.data_root else {}  # which is of COCO
+        published = dict(published=row.published) if options.data_root else {}  # the published figures are of COCO
         rows.append(dict(label=row.label, config=row.config or row.name, settings=list(row.settings), **published,
                          runs=runs))
     table = dict(table=options.table, data='COCO' if options.data_root else 'shapes', seeds=options.seeds, rows=rows)
@@ -154,7 +154,7 @@ def write_table(folder: str, options: Options) -> Dict[str, object]:
 
 
 def markdown(table: Dict[str, object]) -> str:
-    """Mean and standard deviation over the seeds, in points; published figures only beside others of COCO."""
+    """Mean and standard deviation over the seeds, in points. Only a table of COCO has the published figures."""
     on_coco = table['data'] == 'COCO'
     head = ['', 'AP', 'AP50', 'AP75', 'seeds', *(['published by MMDetection'] if on_coco else [])]
     lines = [head, ['---', *['---:'] * (len(head) - 1)]]

@@ -3,14 +3,12 @@ import contextlib
 import copy
 import datetime
 import errno
-import itertools
 import os
-import re
 import signal
 import sys
 import threading
 import time
-from typing import Any, Callable, ContextManager, Dict, Iterator, List, NamedTuple, NoReturn, Optional, Tuple
+from typing import Any, Callable, ContextManager, Dict, Iterator, List, NoReturn, Optional, Tuple
 
 import torch
 from mmengine.config import Config, ConfigDict
@@ -20,9 +18,10 @@ from .. import files, safe_loading
 from ..errors import Interrupted, RunError, SetupError
 from ..hooks import InterruptHook
 from ..visualization import save_gallery
-from . import resume
 from .config import Options, load_config
+from .run_folders import default_folder
 from .runner import Runner
+from .start import Start, decide_start, existing_file, named_last
 
 
 @contextlib.contextmanager
@@ -83,7 +82,8 @@ def leave_ranks(is_orderly: bool) -> None:
 def _is_first_to_speak() -> bool:
     if 'TORCHELASTIC_ERROR_FILE' not in os.environ:
         return True
-    # Of torchrun, new for each start: a folder for each of the machine's ranks, in one that they share.
+    # torchrun names a file per rank, each in a folder of its own. All ranks of a machine share the folder around these,
+    # which is new for each start.
     shared = os.path.dirname(os.path.dirname(os.environ['TORCHELASTIC_ERROR_FILE']))
     try:
         os.mkdir(os.path.join(shared, 'spoken'))
@@ -96,15 +96,15 @@ def train(options: Options) -> Runner:
     """Train as ``tools/train.py`` says.
 
     Raises:
-        SetupError: A mistake of the user's.
-        RunError: The run cannot go on: a full disk, a loss that is not finite.
-        Interrupted: A signal ended it, and it is saved.
+        SetupError: The user made a mistake.
+        RunError: The run cannot go on: the disk is full, or the loss is not finite.
+        Interrupted: A signal ended the run, and the run is saved.
     """
     with _explaining_the_disk():
         config = load_config(options)
         _set_precision_and_rate(config, options)
         _prepare_processes(config, options)
-        start: _Start = _on_all_ranks(lambda: _decide_start(options, config))
+        start: Start = _on_all_ranks(lambda: decide_start(options, config))
         config.work_dir, config.load_from, config.resume = start.folder, start.checkpoint, start.resume
         runner = _build(config)
         for remark in start.remarks:
@@ -139,14 +139,14 @@ def test(options: Options) -> Tuple[Runner, Dict[str, float]]:
         The runner, with the model, and the metrics.
 
     Raises:
-        SetupError: A mistake of the user's.
+        SetupError: The user made a mistake.
     """
     config = load_config(options)
     if options.out and not options.out.endswith(('.pkl', '.pickle')):
         raise SetupError(f'--out writes a pickle file, and {options.out} ends in neither .pkl nor .pickle')
     _prepare_processes(config, options)
-    config.work_dir = options.work_dir or config.get('work_dir') or _default_folder(options)
-    config.load_from, config.resume = _existing_file(options.checkpoint), False
+    config.work_dir = options.work_dir or config.get('work_dir') or default_folder(options)
+    config.load_from, config.resume = existing_file(options.checkpoint), False
     if options.show_dir:
         config.default_hooks.visualization.update(draw=True, test_out_dir=options.show_dir)
     if options.tta:
@@ -161,12 +161,12 @@ def test(options: Options) -> Tuple[Runner, Dict[str, float]]:
 
 
 def load_trained(config: Config, options: Options) -> Runner:
-    """A runner whose model has the weights of ``options.checkpoint``, checked as for a test, in evaluation mode.
+    """Build a runner whose model has the weights of ``options.checkpoint`` and is in evaluation mode.
 
     Raises:
-        SetupError: A mistake of the user's.
+        SetupError: The user made a mistake.
     """
-    config.load_from, config.resume = _existing_file(options.checkpoint), False
+    config.load_from, config.resume = existing_file(options.checkpoint), False
     with _trust(options, config.load_from):
         runner = _build(config, dump_config=False)
         runner.test_loop  # MMEngine builds it when it is first asked for
@@ -178,34 +178,34 @@ def load_trained(config: Config, options: Options) -> Runner:
 
 
 def demo(options: Options) -> None:
-    """Train, evaluate and draw as ``tools/demo.py`` says; the last lines say how well it went and what to look at."""
+    """Train, evaluate and draw as ``tools/demo.py`` says. The last lines print the AP and where the pictures are."""
     start = time.monotonic()
     folder = train(options).work_dir
-    options.checkpoint, options.work_dir = resume.named_last(folder), folder
+    options.checkpoint, options.work_dir = named_last(folder), folder
     runner, metrics = test(options)
     gallery = save_gallery(runner.model, runner.test_dataloader.dataset, os.path.join(folder, 'detections'))
     minutes = (time.monotonic() - start) / 60
-    # Where nothing at all was detected MMDetection gives no AP, which is 0.
+    # MMDetection gives no AP if nothing was detected. It is 0.
     ap, ap50 = (metrics.get(f'coco/bbox_{name}', 0.0) for name in ('mAP', 'mAP_50'))
     print(f'\nHeld-out images: AP {ap:.3f}, AP50 {ap50:.3f}, after '
           f'{minutes:.1f} minutes\nDetections drawn:  {gallery}\nLogs, checkpoint:  {folder}')
 
 
 def _build(config: Config, dump_config: bool = True) -> Runner:
-    if not dump_config:  # the work_dir already holds the config of the training; the runner writes one by this name
+    if not dump_config:  # the runner would overwrite the config of the training in the work_dir
         object.__setattr__(config, '_filename', None)
     return Runner.from_cfg(config)
 
 
 def _prepare_processes(config: Config, options: Options) -> None:
-    """Join the other ranks, over gloo where there is no CUDA."""
+    """Join the other ranks, over gloo if there is no CUDA."""
     if config.launcher == 'none' or is_distributed():
         return
-    if options.local_rank is not None:  # torch.distributed.launch says it so, torchrun by the environment
+    if options.local_rank is not None:  # torch.distributed.launch passes an option, torchrun an environment variable
         os.environ['LOCAL_RANK'] = str(options.local_rank)
     if torch.cuda.is_available():
         init_dist(config.launcher, **config.get('env_cfg', {}).get('dist_cfg', {}))
-    elif config.launcher == 'pytorch':  # MMEngine gives each process a CUDA device, whatever the backend
+    elif config.launcher == 'pytorch':  # init_dist would give each process a CUDA device
         timeout = config.get('env_cfg', {}).get('dist_cfg', {}).get('timeout', 1800)
         torch.distributed.init_process_group('gloo', timeout=datetime.timedelta(seconds=timeout))
         wrapper = dict(type='MMDistributedDataParallel', broadcast_buffers=False, device_ids=None,
@@ -223,7 +223,7 @@ def _trust(options: Options, checkpoint: Optional[str]) -> ContextManager:
 
 @contextlib.contextmanager
 def _explaining_the_disk() -> Iterator[None]:
-    """Whatever a run writes, a log or a curve, where there is no space or it may not: it ends with one paragraph."""
+    """Say in one paragraph that a run has no space or no permission to write a file, whichever file it is."""
     try:
         yield
     except OSError as error:
@@ -237,7 +237,7 @@ def _explaining_the_disk() -> Iterator[None]:
 
 
 def _on_all_ranks(decide: Callable[[], Any]) -> Any:
-    """What rank 0 decides, on all ranks: they look at the disk at different times. So do they all end if it refuses."""
+    """Let rank 0 decide for all ranks, since they look at the disk at different times. Its refusal ends all."""
     decision: List[Any] = [None, None]
     if not is_distributed() or torch.distributed.get_rank() == 0:
         try:
@@ -248,85 +248,6 @@ def _on_all_ranks(decide: Callable[[], Any]) -> Any:
     if decision[1] is not None:
         raise decision[1]
     return decision[0]
-
-
-def _default_folder(options: Options) -> str:
-    return os.path.join('work_dirs', os.path.splitext(os.path.basename(options.config))[0])
-
-
-class _Start(NamedTuple):
-    """How a training starts.
-
-    Attributes:
-        folder: To write to.
-        checkpoint: To load; None for a start from scratch.
-        resume: Whether to go on from the checkpoint, or only to take its weights.
-        remarks: For the log.
-    """
-    folder: str
-    checkpoint: Optional[str]
-    resume: bool
-    remarks: List[str]
-
-
-def _decide_start(options: Options, config: Config) -> _Start:
-    """Start afresh, or go on as ``--resume`` says; what torchrun starts again goes on by itself."""
-    weights = config.get('load_from')
-    if weights and options.resume is None:
-        _existing_file(weights)  # before a folder is made
-    folder = _training_folder(options, config)
-    started_again = resume.is_started_again(folder)
-    resume.sign(folder)
-    remarks: List[str] = []
-    if started_again or options.resume == 'auto':
-        path, damaged = resume.newest_whole(folder)
-        if path is not None:
-            return _Start(folder, path, True, [f'{one}: the run goes on from {path}' for one in damaged])
-        remarks = [f'There is no checkpoint in {folder} to go on from yet: the run starts']
-    if options.resume in (None, 'auto'):
-        return _Start(folder, weights and _existing_file(weights), False, remarks)
-    damage = None if '://' in options.resume else resume.damage(_existing_file(options.resume))
-    if damage is not None:
-        raise SetupError(f'{options.resume} is not whole ({damage}). --resume without a name goes on from the newest '
-                         'checkpoint that is')
-    return _Start(folder, options.resume, True, remarks)
-
-
-def _training_folder(options: Options, config: Config) -> str:
-    """A folder that no other run writes to, or that of the run to go on with.
-
-    ``work_dirs/NAME``, else ``NAME-2``, ``NAME-3``...; a folder that was asked for by name is taken or refused.
-    """
-    asked = options.work_dir or config.get('work_dir')
-    base = asked or _default_folder(options)
-    if options.resume is not None:
-        return base if asked else _latest(base)
-    if not asked:
-        return next(folder for folder in _numbered(base) if resume.claim(folder))
-    if not resume.claim(base):
-        raise SetupError(f'{base} holds an earlier run, and a new one overwrites nothing. Go on with it by --resume, '
-                         'or name another --work-dir')
-    return base
-
-
-def _numbered(base: str) -> Iterator[str]:
-    yield base
-    for number in itertools.count(2):
-        yield f'{base}-{number}'
-
-
-def _latest(base: str) -> str:
-    parent, name = os.path.split(base)
-    pattern = re.compile(re.escape(name) + r'(-\d+)?')
-    runs = [os.path.join(parent, entry) for entry in (os.listdir(parent) if os.path.isdir(parent) else ())
-            if pattern.fullmatch(entry) and os.path.isfile(os.path.join(parent, entry, 'last_checkpoint'))]
-    return max(runs, key=lambda run: os.path.getmtime(os.path.join(run, 'last_checkpoint')), default=base)
-
-
-def _existing_file(checkpoint: str) -> str:
-    if '://' not in checkpoint and not os.path.isfile(checkpoint):
-        raise SetupError(f'There is no checkpoint {os.path.abspath(checkpoint)}')
-    return checkpoint
 
 
 def _augment_at_test_time(config: Config) -> None:

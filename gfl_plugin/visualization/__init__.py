@@ -1,4 +1,4 @@
-"""Pictures for people."""
+"""Pictures of detections."""
 from .gallery import save_gallery
 
 __all__ = ['save_gallery']

@@ -1,4 +1,4 @@
-"""Detections drawn on images: a file an image, and one sheet of them all."""
+"""Draw detections on images: one file per image, and one sheet with all of them."""
 import os
 from typing import Sequence
 
@@ -13,18 +13,18 @@ GROUND_TRUTH = (255, 255, 255)
 
 
 def save_gallery(model, dataset, folder: str, count: int = 24, columns: int = 6, score_thr: float = 0.3) -> str:
-    """Draw the detections on the first images of a data set, beside the thin white boxes of the ground truth.
+    """Draw the detections on the first images of a data set, with thin white boxes for the ground truth.
 
     Args:
         model: A detector.
         dataset: A detection data set in test mode, with annotations loaded.
-        folder: Where to; made if missing.
-        count: How many images.
-        columns: Of the sheet.
-        score_thr: Detections below it are not drawn.
+        folder: Where the pictures go. It is made if it does not exist.
+        count: How many images to draw.
+        columns: Columns of the sheet.
+        score_thr: Detections with a lower score are not drawn.
 
     Returns:
-        Path of the sheet.
+        The path of the sheet.
     """
     os.makedirs(folder, exist_ok=True)
     tiles = []
@@ -40,15 +40,20 @@ def save_gallery(model, dataset, folder: str, count: int = 24, columns: int = 6,
 
 def draw_detections(image: np.ndarray, found: InstanceData, gt_boxes: np.ndarray, gt_scale: np.ndarray,
                     metainfo: dict) -> np.ndarray:
-    """An image (H, W, 3), enlarged to at least TILE, with boxes (N, 4) of detections and of the ground truth.
+    """Draw detections and ground truth on a copy of an image (H, W, 3). The copy's longer side is at least TILE pixels.
 
-    ``gt_scale`` is (2,), pixels in which ``gt_boxes`` are a pixel of the image: annotations may be those of the input.
+    Args:
+        image: (H, W, 3), BGR.
+        found: N detections in pixels of the image.
+        gt_boxes: (G, 4). The annotations may be in pixels of the network's input.
+        gt_scale: (2,) how many pixels of ``gt_boxes``, in x and y, make one pixel of the image.
+        metainfo: The classes and palette of the data set.
     """
     zoom = max(1.0, TILE / max(image.shape[:2]))
     picture = cv2.resize(image, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_CUBIC)
     for box in gt_boxes / np.tile(gt_scale, 2):
         _rectangle(picture, box * zoom, GROUND_TRUTH, 1)
-    found = found[found.scores.argsort()]  # the best on top
+    found = found[found.scores.argsort()]  # the best is drawn last, on top
     for box, score, label in zip(found.bboxes, found.scores, found.labels):
         color = tuple(map(int, metainfo['palette'][label][::-1]))
         _rectangle(picture, box * zoom, color, 2)
@@ -67,12 +72,12 @@ def _caption(picture: np.ndarray, text: str, corner: Sequence[float], color) -> 
     x = min(max(round(float(corner[0])), 0), max(picture.shape[1] - width - 4, 0))
     y = max(round(float(corner[1])), height + 5)
     cv2.rectangle(picture, (x, y - height - 5), (x + width + 4, y), color, -1)
-    dark = sum(color) > 380  # text that can be read on its colour
+    dark = sum(color) > 380  # on a bright color the text is black
     cv2.putText(picture, text, (x + 2, y - 4), font, scale, (0, 0, 0) if dark else (255, 255, 255), 1, cv2.LINE_AA)
 
 
 def fit(picture: np.ndarray, side: int) -> np.ndarray:
-    """A picture shrunk and centred on a square of ``side`` pixels."""
+    """Shrink a picture and centre it on a square of ``side`` pixels."""
     scale = side / max(picture.shape[:2])
     picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)[:side, :side]
     tile = np.full((side, side, 3), 32, np.uint8)

@@ -1,4 +1,4 @@
-"""How the benchmark measures: in turn, by pairs, and memory by what is held at once."""
+"""How the benchmark measures time and memory."""
 import pytest
 import torch
 

@@ -1,4 +1,4 @@
-"""Deformable convolution in plain PyTorch, against loops, numeric gradients, and conv2d."""
+"""Compare deformable convolution in plain PyTorch with loops, numeric gradients and conv2d."""
 import itertools
 import math
 
@@ -14,7 +14,7 @@ GROUPS = [(1, 1), (2, 1), (1, 2), (2, 4)]  # of the weight, of the offsets
 
 
 def arguments(geometry, groups=1, offset_groups=1, kernel=(3, 2), size=(7, 6), images=2, spread=2.):
-    """Input, offsets, weight, bias and mask in float64; 4 channels become 6."""
+    """Input, offsets, weight, bias and mask in float64, for 4 input and 6 output channels."""
     x, weight = torch.randn(images, 4, *size).double(), torch.randn(6, 4 // groups, *kernel).double()
     out = F.conv2d(x, weight, groups=groups, **geometry).shape[2:]
     samples = offset_groups * kernel[0] * kernel[1]
@@ -23,7 +23,7 @@ def arguments(geometry, groups=1, offset_groups=1, kernel=(3, 2), size=(7, 6), i
 
 
 def pixel(plane, y, x):
-    """Of a plane that is 0 outside, between its four nearest pixels."""
+    """Interpolate a plane between its four nearest pixels. Pixels outside of it are 0."""
     value, top, left = 0., math.floor(y), math.floor(x)
     for row, column in itertools.product((top, top + 1), (left, left + 1)):
         if 0 <= row < plane.shape[0] and 0 <= column < plane.shape[1]:
@@ -32,7 +32,7 @@ def pixel(plane, y, x):
 
 
 def by_loops(x, offset, weight, bias, mask, stride=(1, 1), padding=(0, 0), dilation=(1, 1)):
-    """Eq. 1 of arXiv:1811.11168, a number at a time."""
+    """Eq. 1 of arXiv:1811.11168, computed one number at a time."""
     (out_channels, per_group, kh, kw), (images, channels) = weight.shape, x.shape[:2]
     offset = offset.reshape(images, -1, kh, kw, 2, *offset.shape[2:])
     mask = mask.reshape(images, -1, kh, kw, *mask.shape[2:])
@@ -56,7 +56,7 @@ def test_equals_loops(geometry, groups, offset_groups):
     x, offset, weight, bias, mask = arguments(geometry, groups, offset_groups)
     expected = by_loops(*(t.numpy() for t in (x, offset, weight, bias, mask)), **geometry)
     found = deform_conv2d(x, offset, weight, bias, mask=mask, **geometry)
-    assert np.allclose(found.numpy(), expected, atol=1e-12), 'samples beyond the borders included'
+    assert np.allclose(found.numpy(), expected, atol=1e-12), 'the loops give the same, beyond the borders too'
 
 
 @pytest.mark.parametrize('geometry', GEOMETRIES)
@@ -66,7 +66,7 @@ def test_without_offsets_it_is_a_convolution(geometry, groups):
     expected = F.conv2d(x, weight, bias, groups=groups, **geometry)
     for weighting in (None, torch.ones_like(mask)):
         found = deform_conv2d(x, torch.zeros_like(offset), weight, bias, mask=weighting, **geometry)
-        assert torch.allclose(found, expected, atol=1e-5), 'equal to conv2d'
+        assert torch.allclose(found, expected, atol=1e-5), 'it should equal conv2d'
 
 
 @pytest.mark.parametrize('geometry', GEOMETRIES)
@@ -78,7 +78,7 @@ def test_gradients(geometry, groups, offset_groups):
 
 
 def test_half_precision_and_layout():
-    """In fp16 only values are rounded, not the places that they are read from; channels may come last."""
+    """fp16 rounds values, but not the places that they are read from. Channels-last layout works too."""
     x, offset, weight, bias, mask = (t.float() for t in arguments({}, kernel=(3, 3), size=(300, 300), images=1))
     expected = deform_conv2d(x, offset.half().float(), weight, bias, mask=mask)
     half = [t.half() for t in (x.to(memory_format=torch.channels_last), offset, weight, bias)]

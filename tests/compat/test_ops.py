@@ -1,4 +1,4 @@
-"""The stand-ins for mmcv's compiled operators. With a compiled mmcv the same tests hold, of the real ones."""
+"""Test the stand-ins for mmcv's compiled operators. With a compiled mmcv the tests run its own operators."""
 import importlib
 import pkgutil
 import sys
@@ -12,7 +12,7 @@ from mmcv.ops import DeformConv2d, ModulatedDeformConv2d, batched_nms, nms, roi_
 from gfl_plugin.compat import ops, vision
 from gfl_plugin.compat.deform_conv import deform_conv2d as plain_deform_conv2d
 
-stand_in = pytest.mark.skipif(not ops.install(), reason='this mmcv has compiled operators')
+stand_in = pytest.mark.skipif(not ops.are_installed(), reason='this mmcv has compiled operators')
 
 
 def random_boxes(count):
@@ -41,15 +41,16 @@ def test_other_operators_are_named_when_called():
 def test_a_compiled_mmcv_wins(monkeypatch):
     real = types.ModuleType('mmcv._ext')
     monkeypatch.setitem(sys.modules, 'mmcv._ext', real)
-    assert not ops.install(), 'nothing should be installed over a real extension'
-    assert sys.modules['mmcv._ext'] is real
+    ops.install()
+    assert sys.modules['mmcv._ext'] is real, 'nothing should be installed over a real extension'
+    assert not ops.are_installed()
 
 
 def test_nms_keeps_classes_apart_and_order():
     boxes = torch.tensor([[0., 0, 10, 10], [1, 1, 11, 11], [0, 0, 10, 10], [50, 50, 60, 60]])
     scores, labels = torch.tensor([0.5, 0.9, 0.8, 0.5]), torch.tensor([0, 0, 1, 0])
     dets, kept = batched_nms(boxes, scores, labels, dict(type='nms', iou_threshold=0.5))
-    assert kept.tolist() == [1, 2, 3], 'the better of two, the other class, and the one apart'
+    assert kept.tolist() == [1, 2, 3], 'only the worse of two boxes of a class that overlap should go'
     assert dets[:, 4].tolist() == pytest.approx([0.9, 0.8, 0.5])
 
 
@@ -69,7 +70,7 @@ def test_soft_nms_by_hand(method):
                           method=method)
     weight = {'naive': 0, 'linear': 0.5, 'gaussian': torch.exp(torch.tensor(-0.25 / 0.5)).item()}[method]
     expected = {0: 0.9, 2: 0.5, 1: 0.8 * weight} if weight else {0: 0.9, 2: 0.5}
-    assert dict(zip(kept.tolist(), dets[:, 4].tolist())) == pytest.approx(expected), 'IoU with the best box is 1/2'
+    assert dict(zip(kept.tolist(), dets[:, 4].tolist())) == pytest.approx(expected), 'the boxes have IoU 1/2'
     assert dets[:, 4].equal(dets[:, 4].sort(descending=True).values), 'the best should come first'
 
 
@@ -81,14 +82,14 @@ def test_sigmoid_focal_loss_and_gradient():
     p_t, alpha_t = torch.where(target == 1, p, 1 - p), torch.where(target == 1, 0.25, 0.75)
     expected = (-alpha_t * (1 - p_t)**2 * p_t.log()).sum()
     loss = sigmoid_focal_loss(logits, label, 2.0, 0.25, None, 'sum')
-    assert torch.allclose(loss, expected, rtol=1e-5), 'focal loss, eq. 5 of arXiv:1708.02002'
+    assert torch.allclose(loss, expected, rtol=1e-5), 'it should be focal loss, eq. 5 of arXiv:1708.02002'
     gradients = [torch.autograd.grad(x, logits, retain_graph=True)[0] for x in (loss, expected)]
-    assert torch.allclose(*gradients, atol=1e-5), 'the gradient should be that of the formula'
+    assert torch.allclose(*gradients, atol=1e-5), 'it should have the gradient of the formula'
 
 
 @pytest.fixture(params=['absent', 'fails to import', 'without its operators'])
 def no_torchvision(request, monkeypatch):
-    """A torchvision of no use, in each of the ways that were seen."""
+    """A torchvision that cannot be used, in each of the ways that were seen."""
     def fail(*arguments, **named):
         raise RuntimeError('Could not load custom C++ ops')
 
@@ -113,9 +114,9 @@ def test_deformable_convolutions_without_torchvision(no_torchvision, layer):
         inputs.append(torch.ones(2, 9, 8, 9, requires_grad=True))
     out, weight = convolution(*inputs), convolution.weight
     expected = F.conv2d(x, weight, getattr(convolution, 'bias', None), padding=1, groups=2)
-    assert torch.allclose(out, expected, atol=1e-5), 'without offsets it is a convolution'
+    assert torch.allclose(out, expected, atol=1e-5), 'without offsets it should be a convolution'
     found, reference = (torch.autograd.grad(y.square().sum(), (x, weight)) for y in (out, expected))
-    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-3) for a, b in zip(found, reference)), 'so are its gradients'
+    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-3) for a, b in zip(found, reference)), 'so should its gradients'
 
 
 @stand_in
@@ -134,7 +135,7 @@ def test_half_precision_under_autocast(no_torchvision):
 
 
 def deform_conv2d(input, offset, weight, *arguments, **named):
-    """torchvision's, in so far as that it is seen whether it was taken."""
+    """Stands in for torchvision's operator and counts its calls."""
     deform_conv2d.calls += 1
     return plain_deform_conv2d(input, offset, weight, *arguments, **named)
 
@@ -173,11 +174,11 @@ def test_deformable_convolutions_by_torchvision(torchvision, stride, padding, di
         leaves = [*arguments, layer.weight]
         gradients = [torch.autograd.grad((y * torch.arange(y.numel()).view_as(y)).sum(), leaves)
                      for y in (layer(*arguments), expected)]
-        assert torch.allclose(layer(*arguments), expected, atol=1e-5), 'the convolution'
-        assert deform_conv2d.calls > 1, 'torchvision should be preferred, and not only tried'
+        assert torch.allclose(layer(*arguments), expected, atol=1e-5), 'the convolution should be the same'
+        assert deform_conv2d.calls > 1, 'torchvision should be used, and not only tried'
         deform_conv2d.calls = 0
         for mine, theirs in zip(*gradients):
-            assert torch.allclose(mine, theirs, rtol=1e-4, atol=1e-2), 'the gradients'
+            assert torch.allclose(mine, theirs, rtol=1e-4, atol=1e-2), 'the gradients should be the same'
 
 
 @stand_in
@@ -186,6 +187,6 @@ def test_roi_align_by_torchvision(torchvision):
     rois = torch.tensor([[0., 8, 8, 40, 24], [1., 0, 16, 16, 48]])
     out = roi_align(x, rois, (2, 4), 0.25, 1, 'avg', True)
     expected = torchvision.roi_align(x, rois, (2, 4), 0.25, 1, True)
-    assert torch.allclose(out, expected, atol=1e-5), 'the pooled features'
+    assert torch.allclose(out, expected, atol=1e-5), 'the pooled features should be the same'
     gradients = [torch.autograd.grad(y.square().sum(), x)[0] for y in (out, expected)]
-    assert torch.allclose(*gradients, atol=1e-4), 'the gradient'
+    assert torch.allclose(*gradients, atol=1e-4), 'the gradient should be the same'

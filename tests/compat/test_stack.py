@@ -1,4 +1,4 @@
-"""What is said of a missing, broken or untested stack, and where packages' configs are found."""
+"""Messages about a missing, broken or untested stack, and bases from the configs of packages."""
 import importlib
 import re
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 from mmengine.config import Config
 from tool_runs import ROOT
 
-from gfl_plugin.compat import stack
+from gfl_plugin.compat import install_for_tools, stack
 
 
 def test_no_stack_names_the_command_that_gets_one():
@@ -55,6 +55,7 @@ def test_an_untested_version_warns_once_and_names_both(monkeypatch):
 @pytest.mark.parametrize('base, head', [('gfl_plugin::gfl/gfl_r50_fpn_1x_coco.py', 'gfl_plugin.GFLHead'),
                                         ('mmdet::gfl/gfl_r50_fpn_1x_coco.py', 'GFLHead')])
 def test_a_config_elsewhere_inherits(tmp_path, base, head):
+    install_for_tools()
     (tmp_path / 'mine.py').write_text(f'_base_ = {base!r}\nmodel = dict(bbox_head=dict(num_classes=3))\n')
     config = Config.fromfile(tmp_path / 'mine.py')
     assert config.model.bbox_head.type == head and config.model.bbox_head.num_classes == 3

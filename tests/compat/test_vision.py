@@ -6,10 +6,12 @@ import pytest
 from mmengine.runner import checkpoint, runner
 from mmengine.utils import dl_utils
 
+from gfl_plugin.compat import install_for_tools
+
 
 @pytest.fixture(params=[ModuleNotFoundError, RuntimeError])
 def unusable(request, monkeypatch):
-    """torchvision, absent or built for another PyTorch: that one raises RuntimeError."""
+    """A torchvision that is absent, or was built for another PyTorch and raises RuntimeError."""
     original = builtins.__import__
 
     def fail(name, *arguments, **named):
@@ -19,6 +21,7 @@ def unusable(request, monkeypatch):
 
     for name in [n for n in sys.modules if n.split('.')[0] == 'torchvision']:
         monkeypatch.delitem(sys.modules, name)
+    install_for_tools()
     monkeypatch.setattr(builtins, '__import__', fail)
 
 
@@ -26,9 +29,9 @@ def test_a_run_logs_its_environment(unusable):
     for collect_env in (dl_utils.collect_env, runner.collect_env):
         environment = collect_env()
         assert 'PyTorch' in environment and 'TorchVision' not in environment
-    assert 'torchvision' not in sys.modules, 'whoever imports it next should see for himself'
+    assert 'torchvision' not in sys.modules, 'the next import should find out by itself'
 
 
 def test_weights_are_found(unusable):
     urls = checkpoint.get_torchvision_models()
-    assert all(urls[name].startswith('https://') for name in ('resnet50', 'resnet101')), 'what the configs start from'
+    assert all(urls[name].startswith('https://') for name in ('resnet50', 'resnet101')), 'the configs need these'

@@ -1,4 +1,4 @@
-"""Tables of the paper: every row is a config; a table goes on where it was; what is published stays beside COCO."""
+"""Tables of the paper: every row is a config, a table goes on where it was, and only COCO has published figures."""
 import json
 import sys
 from pathlib import Path
@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from tool_runs import SMALL, parse
 
-from gfl_plugin import engine, files
-from gfl_plugin.engine.reproduce import CONFIGS, TABLES, markdown
+from gfl_plugin import CONFIGS, engine, files
+from gfl_plugin.engine.reproduce import TABLES, markdown
 from gfl_plugin.errors import SetupError
 
 
@@ -45,13 +45,13 @@ def test_a_table_goes_on_where_it_was(tmp_path, monkeypatch):
     first = (folder / 'n_12/seed_0.json').stat().st_mtime_ns
     (folder / 'n_14/seed_0.json').unlink()  # as if it had been stopped before it was evaluated
     table = reproduce('--seeds', '2')
-    assert (folder / 'n_12/seed_0.json').stat().st_mtime_ns == first, 'what is there should not be trained again'
-    assert [len(row['runs']) for row in table['rows']] == [2, 2], 'the rest should be'
+    assert (folder / 'n_12/seed_0.json').stat().st_mtime_ns == first, 'a finished run should not be trained again'
+    assert [len(row['runs']) for row in table['rows']] == [2, 2], 'the others should be trained'
     trained = next((folder / 'n_14/seed_1').glob('*/vis_data/config.py')).read_text()
     assert 'reg_max=14' in trained, 'each row should train with its own number'
     assert json.loads((folder / 'table.json').read_text()) == table
     assert 'published' not in json.dumps(table), "COCO's figures stay beside others of COCO"
-    assert (folder / 'table.md').read_text().count('±') == 6, 'mean and spread of three numbers of two rows'
+    assert (folder / 'table.md').read_text().count('±') == 6, 'each of two rows should have three means and deviations'
 
 
 def test_a_kill_while_results_are_written_leaves_none(tmp_path, monkeypatch):

@@ -8,7 +8,8 @@ import torch
 from faults import config_with
 from tool_runs import log, on_ranks, scalars
 
-from gfl_plugin.engine import resume
+from gfl_plugin.engine import run_folders
+from gfl_plugin.safe_loading import load_file
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason='needs gloo')
 SETTINGS = ['train_dataloader.batch_size=2', 'train_cfg.val_begin=99']
@@ -71,7 +72,7 @@ def test_a_signal_to_one_rank_ends_all_at_one_iteration(tmp_path):
     config = config_with(tmp_path, iteration=6, rank=1, fault='SIGTERM')
     done = on_ranks(*arguments, settings=SETTINGS, config=config, MAX_RESTARTS='1')
     assert done.returncode == 75 and done.stderr.count('SIGTERM ended the run') == 1, done.stderr[-3000:]
-    assert torch.load(tmp_path / 'run/interrupted.pth', weights_only=True)['meta']['iter'] == 6
+    assert load_file(tmp_path / 'run/interrupted.pth')['meta']['iter'] == 6
     assert on_ranks(*arguments, '--resume', settings=SETTINGS).returncode == 0
     assert sorted(scalars(tmp_path / 'run')) == list(range(1, 9))
 
@@ -85,14 +86,14 @@ def test_a_signal_in_a_validation_ends_all_ranks(tmp_path):
     done = on_ranks(2, tmp_path / 'data', '--work-dir', str(tmp_path / 'run'), config=config,
                     settings=['train_dataloader.batch_size=2', *sampler])
     assert done.returncode == 75, done.stderr[-3000:]
-    assert torch.load(tmp_path / 'run/interrupted.pth', weights_only=True)['meta']['validate_first']
+    assert load_file(tmp_path / 'run/interrupted.pth')['meta']['validate_first']
 
 
 def test_whose_run_a_folder_holds(tmp_path, monkeypatch):
-    resume.sign(str(tmp_path))
+    run_folders.sign(str(tmp_path))
     assert not os.listdir(tmp_path), 'without torchrun nothing is started again'
     monkeypatch.setenv('TORCHELASTIC_RUN_ID', 'none')
-    resume.sign(str(tmp_path))
-    assert resume.is_started_again(str(tmp_path))
+    run_folders.sign(str(tmp_path))
+    assert run_folders.is_started_again(str(tmp_path))
     monkeypatch.setattr(os, 'getppid', lambda: 1)
-    assert not resume.is_started_again(str(tmp_path)), "another torchrun's"
+    assert not run_folders.is_started_again(str(tmp_path)), "another torchrun's"

@@ -1,4 +1,4 @@
-"""A checkpoint from a stranger runs nothing, by whichever door it comes in and wherever in it the code hides."""
+"""A checkpoint from a stranger runs no code, whichever command loads it and wherever in it the code hides."""
 import ast
 import contextlib
 import os
@@ -17,13 +17,13 @@ from tool_runs import ROOT, SHAPES, SMALL, on_shapes, parse, run
 
 from gfl_plugin import engine
 from gfl_plugin.errors import SetupError
-from gfl_plugin.safe_loading import UnsafeCheckpointError, trusting
+from gfl_plugin.safe_loading import UnsafeCheckpointError, load_file, trusting
 
 QUICK = ['train_cfg.max_epochs=2', 'train_cfg.val_begin=99', 'train_dataloader.dataset.num_images=4']
 
 
 class Call:
-    """Pickles as a call of a function, or of what another call gives."""
+    """Pickles as a call of a function, or of the result of another call."""
 
     def __init__(self, function, *arguments):
         self.call = function, arguments
@@ -32,7 +32,7 @@ class Call:
         return self.call
 
     def __call__(self):
-        """The pickler asks whether it is callable."""
+        """Exists because the pickler checks that the function is callable."""
 
 
 class Restored:
@@ -49,7 +49,7 @@ class Restored:
 
 
 def chain(code):
-    """``eval`` by attributes alone, from a class that checkpoints may name."""
+    """Reach ``eval`` through attributes of a class that checkpoints may name."""
     names = Call(getattr, HistoryBuffer.mean, '__globals__')
     builtins = Call(Call(getattr, names, 'get'), '__builtins__')
     return Call(Call(Call(getattr, builtins, 'get'), 'eval'), code)
@@ -144,7 +144,7 @@ ALL = [pytest.param(door, kind, marks=() if door is resume or kind in KINDS[:2] 
 
 @pytest.mark.parametrize('enter, kind', ALL)
 def test_nothing_in_a_checkpoint_is_run(enter, kind, trained, tmp_path):
-    content = torch.load(trained / 'run' / 'epoch_1.pth', weights_only=True)
+    content = load_file(trained / 'run' / 'epoch_1.pth')
     hostile(kind, content, tmp_path / 'witness', tmp_path / 'stranger.pth')
     if enter is infer_without_config:
         refused = pytest.raises(SetupError, match=r'stranger\.pth.*model=CONFIG')
@@ -159,8 +159,8 @@ def test_nothing_in_a_checkpoint_is_run(enter, kind, trained, tmp_path):
 
 @pytest.mark.parametrize('kind', KINDS)
 def test_the_attacks_are_real(kind, trained, tmp_path):
-    """Where pickles are trusted each of them does what it is for."""
-    content = torch.load(trained / 'run' / 'epoch_1.pth', weights_only=True)
+    """If pickles are trusted, each attack does what it is made for."""
+    content = load_file(trained / 'run' / 'epoch_1.pth')
     hostile(kind, content, tmp_path / 'witness', tmp_path / 'stranger.pth')
     if kind == 'bare_pickle':
         pickle.loads((tmp_path / 'stranger.pth').read_bytes())
@@ -180,7 +180,7 @@ def test_the_attacks_are_real(kind, trained, tmp_path):
 def test_trust_covers_the_checkpoint_that_a_command_names_alone(trained, tmp_path):
     """The weights of a backbone come from somebody else."""
     for name in ('mine', 'strangers'):
-        content = torch.load(trained / 'run' / 'epoch_1.pth', weights_only=True)
+        content = load_file(trained / 'run' / 'epoch_1.pth')
         hostile('system_in_meta', content, tmp_path / f'witness_of_{name}', tmp_path / f'{name}.pth')
     mine, strangers = tmp_path / 'mine.pth', tmp_path / 'strangers.pth'
     backbone = [f'model.backbone.init_cfg.{option}' for option in ('type=Pretrained', f'checkpoint={strangers}')]
@@ -211,7 +211,7 @@ ALLOWED = set()  # of (file, name): the package and the tools start nothing toda
 
 
 def starters(source):
-    """What a source names that runs text as Python, or starts a process or a shell."""
+    """The names in a source that run text as Python, or start a process or a shell."""
     for node in ast.walk(ast.parse(source)):
         modules = [node.module or ''] if isinstance(node, ast.ImportFrom) else []
         modules += [name.name for name in node.names] if isinstance(node, ast.Import) else []
@@ -239,7 +239,7 @@ def test_what_only_sounds_like_it_is_not_found():
 
 
 def test_no_python_starts_a_shell():
-    """Nor runs text as Python: a path with a semicolon stays a path."""
+    """No Python file runs text as Python either. So a path with a semicolon stays a path."""
     files = [file for folder in ('gfl_plugin', 'tools') for file in (ROOT / folder).rglob('*.py')]
     assert len(files) > 40
     found = {(str(file.relative_to(ROOT)), name) for file in files for name in starters(file.read_text())}
@@ -250,7 +250,7 @@ def test_no_python_starts_a_shell():
                                                ('dist_test.sh', ['CONFIG', 'CONFIG', '2']),
                                                ('slurm_train.sh', ['part', 'CONFIG', 'CONFIG'])])
 def test_a_script_hands_on_a_path_as_it_is(script, arguments, tmp_path):
-    """Whatever is in it; to a Python, or an srun, that prints what it gets."""
+    """The path holds every special character. Stand-ins for python and srun print what they get."""
     for name in ('python', 'srun'):
         (tmp_path / name).write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
         (tmp_path / name).chmod(0o755)
@@ -265,7 +265,7 @@ def test_a_script_hands_on_a_path_as_it_is(script, arguments, tmp_path):
 
 
 def test_imports_open_no_connection():
-    """Of any module of the package, in a process that dies of the first one."""
+    """Import every module of the package in a process that exits at the first connection."""
     code = ('import importlib, os, pkgutil, sys\n'
             'def watch(event, arguments):\n'
             '    if event in ("socket.connect", "socket.getaddrinfo", "socket.sendto", "urllib.Request"):\n'

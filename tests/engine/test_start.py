@@ -8,14 +8,14 @@ import pytest
 from tool_runs import SHAPES, parse
 
 from gfl_plugin import engine
-from gfl_plugin.engine import resume
+from gfl_plugin.engine import run_folders, start
 from gfl_plugin.errors import SetupError
 
 
 def folder(*arguments):
     """The folder that a new run writes to."""
     options = parse('train', SHAPES, *arguments)
-    return engine.run._training_folder(options, engine.load_config(options))
+    return run_folders.training_folder(options, engine.load_config(options))
 
 
 def test_runs_that_start_together_share_no_folder(tmp_path, monkeypatch):
@@ -24,7 +24,7 @@ def test_runs_that_start_together_share_no_folder(tmp_path, monkeypatch):
     assert [Path(folder()).name for _ in range(3)] == ['gfl_r18_fpn_shapes', 'gfl_r18_fpn_shapes-2',
                                                        'gfl_r18_fpn_shapes-3']
     with ThreadPoolExecutor(8) as pool:
-        assert sum(pool.map(resume.claim, ['another'] * 32)) == 1
+        assert sum(pool.map(run_folders.claim, ['another'] * 32)) == 1
 
 
 @pytest.mark.parametrize('exists', [False, True])
@@ -59,9 +59,9 @@ def test_a_copied_run_goes_on_from_its_own_checkpoint(tmp_path, monkeypatch):
     original = write_run(tmp_path / 'original', 'epoch_1.pth', 'epoch_2.pth')
     copy = shutil.copytree(original, tmp_path / 'copy')
     monkeypatch.chdir(tmp_path)
-    assert resume.newest_whole('copy').path == str(copy / 'epoch_2.pth'), 'its whole path, as the log names it'
+    assert start.newest_whole('copy').path == str(copy / 'epoch_2.pth'), 'its whole path, as the log names it'
     (copy / 'epoch_2.pth').write_bytes(b'')
-    assert resume.newest_whole(str(copy)).path == str(copy / 'epoch_1.pth'), 'the one before is its own, too'
+    assert start.newest_whole(str(copy)).path == str(copy / 'epoch_1.pth'), 'the one before is its own, too'
 
 
 def test_checkpoints_in_a_folder_of_their_own_are_found(tmp_path):
@@ -70,4 +70,4 @@ def test_checkpoints_in_a_folder_of_their_own_are_found(tmp_path):
     run = tmp_path / 'run'
     run.mkdir()
     shutil.copy(elsewhere / 'last_checkpoint', run)
-    assert resume.newest_whole(str(run)).path == str(elsewhere / 'epoch_1.pth')
+    assert start.newest_whole(str(run)).path == str(elsewhere / 'epoch_1.pth')

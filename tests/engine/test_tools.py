@@ -1,4 +1,4 @@
-"""Train, resume, evaluate, and what is said when something is wrong."""
+"""Train, resume and evaluate, and the messages when something is wrong."""
 import pickle
 
 import pytest
@@ -7,12 +7,12 @@ from tool_runs import ROOT, SHAPES, on_shapes, parse, run, scalars
 
 from gfl_plugin import engine
 from gfl_plugin.errors import SetupError
-from gfl_plugin.safe_loading import UnsafeCheckpointError
+from gfl_plugin.safe_loading import UnsafeCheckpointError, load_file
 
 
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):
-    """A folder with data, and the work_dir of two epochs on it."""
+    """A folder with data and with the work_dir of a run of two epochs."""
     folder = tmp_path_factory.mktemp('trained')
     engine.train(on_shapes('train', folder / 'data', '--work-dir', str(folder / 'run')))
     return folder
@@ -24,19 +24,19 @@ def test_a_run_leaves_checkpoints_logs_and_curves(trained):
     assert list(work_dir.glob('*/vis_data/events.out.tfevents.*')), 'TensorBoard curves'
     assert list(work_dir.glob('*/*.log')), 'a log'
     losses = scalars(work_dir)
-    assert len(losses) == 8 and {'loss_cls', 'loss_bbox', 'loss_dfl'} < losses[1].keys(), 'a line an iteration'
+    assert len(losses) == 8 and {'loss_cls', 'loss_bbox', 'loss_dfl'} < losses[1].keys(), 'a line per iteration'
     assert 'eta' in next(work_dir.glob('*/*.log')).read_text(), 'progress with an ETA'
 
 
 def test_resume_goes_on(trained, tmp_path):
-    """From the first epoch's checkpoint the second has the losses it had."""
+    """A run that resumes from the first epoch's checkpoint trains the second epoch."""
     work_dir = tmp_path / 'resumed'
     runner = engine.train(on_shapes('train', trained / 'data', '--work-dir', str(work_dir),
                                     '--resume', str(trained / 'run' / 'epoch_1.pth')))
     assert runner.epoch == 2 and runner.iter == 8, 'it should end where an uninterrupted run ends'
     assert sorted(scalars(work_dir)) == [5, 6, 7, 8], 'it should go on where the checkpoint was written'
-    checkpoint = torch.load(work_dir / 'epoch_2.pth', weights_only=True)
-    assert checkpoint['meta']['iter'] == 8 and 'message_hub' in checkpoint, 'its checkpoint should be whole, and data'
+    checkpoint = load_file(work_dir / 'epoch_2.pth')
+    assert checkpoint['meta']['iter'] == 8 and 'message_hub' in checkpoint, 'the checkpoint should be complete'
 
 
 def test_auto_resume_takes_the_latest(trained):
@@ -68,7 +68,7 @@ def test_a_new_run_overwrites_nothing(trained, tmp_path, monkeypatch):
                for _ in range(2)]
     assert [f.rsplit('/')[-1] for f in folders] == ['gfl_r18_fpn_shapes', 'gfl_r18_fpn_shapes-2'], folders
     resumed = engine.train(on_shapes('train', trained / 'data', '--resume')).work_dir
-    assert resumed == folders[1], 'without a name the latest run should be the one that goes on'
+    assert resumed == folders[1], 'without a name the latest run should go on'
 
 
 def test_demo(tmp_path, capsys, monkeypatch):
@@ -90,7 +90,7 @@ def test_missing_data_root(tmp_path):
 
 
 def test_a_mistake_is_one_paragraph_and_a_status(tmp_path):
-    """In a process of its own, to see what a user sees."""
+    """It runs in a process of its own, to see what a user sees."""
     for arguments, said in ((['configs/none.py'], 'There is no config file'),
                             (['configs/gfl/gfl_r50_fpn_1x_coco.py', '--no-pretrained', '--data-root', 'nowhere',
                               '--work-dir', str(tmp_path / 'a')], 'nowhere/annotations'),
@@ -143,7 +143,7 @@ def test_a_strangers_checkpoint_is_refused(trained):
 
 
 def test_a_folder_that_may_not_be_written_is_named(tmp_path, monkeypatch):
-    """Root may write anywhere, so this only pretends."""
+    """Root may write anywhere, so the test raises the error itself."""
     def refuse(path, *args, **kwargs):
         raise PermissionError(13, 'Permission denied', path)
 

@@ -15,9 +15,10 @@ from mmengine.hooks import EMAHook
 from tool_runs import ROOT, SHAPES, SMALL, log, on_shapes
 
 from gfl_plugin import engine, files
-from gfl_plugin.engine.resume import damage, newest_whole
+from gfl_plugin.engine.start import damage, newest_whole
 from gfl_plugin.errors import RunError, SetupError
 from gfl_plugin.hooks import CheckpointHook
+from gfl_plugin.safe_loading import load_file
 
 ONE = ['default_hooks.checkpoint.max_keep_ckpts=1', 'train_cfg.val_begin=99']
 
@@ -69,7 +70,7 @@ def test_a_kill_at_any_instant_of_a_save_loses_one_interval_at_most(tmp_path):
         with killed_at(instant) as count, contextlib.suppress(Killed):
             engine.train(on_shapes(*arguments, settings=[*ONE, f'train_cfg.max_epochs={done + 1}']))
         found = newest_whole(str(run)).path
-        epoch = torch.load(found, weights_only=True)['meta']['epoch'] if found else 0
+        epoch = load_file(found)['meta']['epoch'] if found else 0
         assert epoch in (done, done + 1), \
             f'after a kill at change {instant}, epoch {done} or the next should be resumable'
         assert checkpoints(run) or not done, 'there should always be a checkpoint'
@@ -118,7 +119,7 @@ def test_pytorchs_old_file_format_is_resumed_from(tmp_path):
     run = tmp_path / 'run'
     arguments = 'train', tmp_path / 'data', '--work-dir', str(run)
     engine.train(on_shapes(*arguments, settings=['train_cfg.max_epochs=1']))
-    content = torch.load(run / 'epoch_1.pth', weights_only=True)
+    content = load_file(run / 'epoch_1.pth')
     torch.save(content, run / 'epoch_1.pth', _use_new_zipfile_serialization=False)
     assert engine.train(on_shapes(*arguments, '--resume')).iter == 8
 
@@ -151,7 +152,7 @@ def test_the_best_checkpoint_stays_until_a_better_one_is_written(tmp_path):
         runner = engine.train(on_shapes(*arguments, '--resume', settings=[*settings, 'train_cfg.max_epochs=4']))
     assert checkpoints(run) == ['best_score_epoch_4.pth', 'epoch_4.pth'], 'the last epoch is the best'
     assert runner.message_hub.get_info('best_score') == .4
-    content = torch.load(run / 'epoch_4.pth', weights_only=True)
+    content = load_file(run / 'epoch_4.pth')
     assert content['message_hub']['runtime_info']['best_ckpt'] == str(run / 'best_score_epoch_4.pth')
 
 
@@ -175,7 +176,7 @@ def test_a_checkpoint_cannot_make_a_run_remove_files_elsewhere(tmp_path):
     engine.train(on_shapes(*arguments, settings=settings))
     victim.write_text('precious')
     (run / 'epoch_').mkdir()  # the path of step '/../../victim' would lead through this folder
-    content = torch.load(run / 'epoch_1.pth', weights_only=True)
+    content = load_file(run / 'epoch_1.pth')
     content['message_hub']['runtime_info'].update(best_score=-1.0, best_ckpt=str(victim),
                                                   keep_ckpt_ids=['/../../victim', '/../../victim', 1])
     torch.save(content, run / 'epoch_1.pth')

@@ -18,6 +18,7 @@ from tool_runs import log, on_shapes, run, scalars
 from gfl_plugin import engine
 from gfl_plugin.errors import Interrupted
 from gfl_plugin.hooks import InterruptHook
+from gfl_plugin.safe_loading import load_file
 
 # The log holds the loss of each iteration, not means, and the schedule changes at every step.
 EXACT = ['log_processor.window_size=1', 'train_cfg.max_epochs=3', 'train_cfg.val_begin=99', 'param_scheduler.0.end=6']
@@ -103,7 +104,7 @@ def test_a_signal_saves_within_the_epoch_and_the_run_resumes_there(whole, iterat
         engine.train(on_shapes(*arguments, settings=EXACT))
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL, 'the signal handlers should be restored'
     assert (run / 'last_checkpoint').read_text().endswith('interrupted.pth')
-    assert torch.load(run / 'interrupted.pth', weights_only=True)['meta']['iter'] == iteration
+    assert load_file(run / 'interrupted.pth')['meta']['iter'] == iteration
     torch.manual_seed(iteration)
     runner = engine.train(on_shapes(*arguments, '--resume', settings=EXACT))
     assert losses(run) == losses(whole / 'run'), 'losses should be equal to the last bit'
@@ -118,7 +119,7 @@ def test_a_signal_stops_a_validation_and_the_resumed_run_repeats_it(whole, itera
     arguments = 'train', whole / 'data', '--work-dir', str(run)
     with at(iteration, terminate, validation=True), pytest.raises(Interrupted, match=f'after iteration {iteration} of'):
         engine.train(on_shapes(*arguments, settings=settings))
-    saved, regular = (torch.load(run / name, weights_only=True)
+    saved, regular = (load_file(run / name)
                       for name in ('interrupted.pth', f'epoch_{iteration // 4}.pth'))
     for part in ('state_dict', 'ema_state_dict'):
         assert all(saved[part][key].equal(value) for key, value in regular[part].items()), \

@@ -28,7 +28,7 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 from tool_runs import on_shapes  # noqa: E402
 
 from gfl_plugin import engine  # noqa: E402
-from gfl_plugin.engine.resume import damage  # noqa: E402
+from gfl_plugin.engine.start import damage  # noqa: E402
 
 INTERVAL = 4  # iterations an epoch, after each of which a checkpoint is saved
 

@@ -1,5 +1,5 @@
 # COCO 2017 detection: train2017 for training, minival (val2017) for evaluation, short side 800, long side at most 1333.
-data_root = 'data/coco/'  # one place to set it: --data-root DIR
+data_root = 'data/coco/'  # --data-root DIR replaces it everywhere
 dataset_type = 'gfl_plugin.CocoDataset'
 
 train_pipeline = [
@@ -12,13 +12,13 @@ train_pipeline = [
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=(1333, 800), keep_ratio=True),
-    # After the resize: annotations are for the pictures of --show-dir, in pixels of the original image.
+    # After the resize, so that boxes stay in pixels of the original image, as the pictures of --show-dir want them.
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
 ]
 
 train_dataloader = dict(
-    batch_size=2,  # a device; 8 devices give the 16 images of the 1x schedule (else --auto-scale-lr)
+    batch_size=2,  # per device: 8 devices give the 16 images of the 1x schedule; with others use --auto-scale-lr
     num_workers=2,
     persistent_workers=True,
     sampler=dict(type='DefaultSampler', shuffle=True),

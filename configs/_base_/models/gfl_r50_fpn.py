@@ -29,8 +29,8 @@ model = dict(
         in_channels=256,
         stacked_convs=4,
         feat_channels=256,
-        # One prior a cell, a square of 8 strides: ATSS compares it with the objects, and its centre is the point that
-        # distances are measured from.
+        # One prior per cell: a square of 8 strides. ATSS compares it with the objects. The sides of a box are distances
+        # from its centre.
         anchor_generator=dict(
             type='AnchorGenerator',
             ratios=[1.0],

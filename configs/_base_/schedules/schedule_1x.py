@@ -1,4 +1,4 @@
-# The 1x schedule: 12 epochs, 90k iterations of 16 images on COCO; SGD, 500 iterations of warm-up, steps at 8 and 11.
+# The 1x schedule: 12 epochs on COCO (90k iterations of 16 images), SGD, 500 warm-up iterations, steps at 8 and 11.
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=12, val_interval=1)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
@@ -11,4 +11,4 @@ param_scheduler = [
 optim_wrapper = dict(
     type='OptimWrapper', optimizer=dict(type='SGD', lr=0.01, momentum=0.9, weight_decay=0.0001))
 
-auto_scale_lr = dict(enable=False, base_batch_size=16)  # what lr=0.01 is for; --auto-scale-lr scales it to yours
+auto_scale_lr = dict(enable=False, base_batch_size=16)  # for lr=0.01; --auto-scale-lr scales it to your batch
