@@ -1,14 +1,18 @@
 """Equal sets come out equal from every layout, and their splits and classes agree."""
 import os
 import shutil
+from io import BytesIO
 from pathlib import Path
 
+import mmcv
 import numpy as np
 import pytest
 from data_sets import SIZE, encode
 from layouts import BOXES, CLASSES, FILES, make_splits, write_coco, write_json, write_voc, write_yolo
+from PIL import Image
 
 from gfl_plugin.datasets.layouts import Finding, describe, find_layout
+from gfl_plugin.datasets.layouts.common import ORIENTATION, read_size
 from gfl_plugin.errors import SetupError
 
 WRITERS = {'COCO': write_coco, 'YOLO': write_yolo, 'Pascal VOC': write_voc}
@@ -43,7 +47,7 @@ def test_equal_sets_are_equal(tmp_path, layout):
     for split, expected in splits.items():
         part = data.splits[split]
         images, expected = by_image(part), sorted(by_image(expected))
-        assert [image[:2] for image in images] == [image[:2] for image in expected], 'images and sizes should be the same'
+        assert [image[:2] for image in images] == [image[:2] for image in expected], 'images should be the same'
         for (name, _, objects), (_, _, wanted) in zip(images, expected):
             assert [label for label, _ in objects] == [label for label, _ in wanted], f'classes in {name}'
             boxes = np.reshape([box for _, box in objects], (-1, 4))
@@ -155,7 +159,8 @@ def test_splits_that_share_images(tmp_path, layout):
     for file in ('v.jpg', 'é/w.jpg'):
         shutil.copyfile(Path(splits['train'].images, 'a.jpg'), Path(splits['val'].images, file))
     data = find_layout(str(WRITERS[layout](splits, tmp_path / 'set')))
-    assert list(found(data).values()) == [2] and 'v.jpg of val is a.jpg of train' in str(data.findings[0]), describe(data)
+    assert list(found(data).values()) == [2], describe(data)
+    assert 'v.jpg of val is a.jpg of train' in str(data.findings[0]), 'and the first pair should be named'
 
 
 def test_images_of_equal_size_are_not_taken_for_copies(tmp_path):
@@ -163,6 +168,45 @@ def test_images_of_equal_size_are_not_taken_for_copies(tmp_path):
     for seed, (split, file) in enumerate((('train', 'a.jpg'), ('val', 'v.jpg'))):  # alike in size and at the end
         Path(splits[split].images, file).write_bytes(encode('bmp', seed=seed) + bytes(5000))
     assert not find_layout(str(write_coco(splits, tmp_path / 'set'))).findings
+
+
+def write_turned(file, orientation, kind='JPEG'):
+    entries = Image.Exif()
+    entries[ORIENTATION] = orientation
+    Image.open(BytesIO(encode('png'))).save(file, kind, exif=entries)
+
+
+def test_an_image_that_the_user_sees_turned(tmp_path, layout):
+    """Sizes are those of the image as training loads it, which EXIF turns."""
+    splits = make_splits(tmp_path)
+    content, file = splits['train'].content, Path(splits['train'].images, 'a.jpg')
+    write_turned(file, 6)
+    content['images'][0].update(width=SIZE[1], height=SIZE[0])
+    content['annotations'] = [dict(box, bbox=[1, 2, 24, 30]) for box in content['annotations']]
+    data = find_layout(str(WRITERS[layout](splits, tmp_path / 'set')))
+    name, size, objects = by_image(data.splits['train'])[0]
+    assert (name, size) == ('a.jpg', SIZE[::-1]) and not data.findings, describe(data)
+    np.testing.assert_allclose(objects[0][1], [1, 2, 24, 30])
+
+
+@pytest.mark.parametrize('kind', ['JPEG', 'PNG', 'WEBP', 'TIFF'])
+@pytest.mark.parametrize('orientation', [1, 3, 5, 6, 8])
+def test_sizes_are_those_of_the_loaded_image(tmp_path, kind, orientation):
+    write_turned(tmp_path / 'image', orientation, kind)
+    loaded = mmcv.imfrombytes((tmp_path / 'image').read_bytes())
+    assert read_size(str(tmp_path / 'image')) == (None, loaded.shape[1::-1]), 'labels are of the image as it loads'
+
+
+def test_what_is_no_image_is_not_opened(tmp_path):
+    os.mkfifo(tmp_path / 'pipe.jpg')
+    assert read_size(str(tmp_path / 'pipe.jpg')) == ('not a file', None), 'reading a pipe would not return'
+    assert read_size(str(tmp_path / 'none.jpg')) == ('missing', None)
+
+
+def test_a_wild_size_is_refused(tmp_path):
+    (tmp_path / 'wild.png').write_bytes(encode('png')[:16] + b'\0\1\0\0' * 2 + encode('png')[24:])
+    damage, size = read_size(str(tmp_path / 'wild.png'))
+    assert size is None and damage, 'nobody can load 4 gigapixels'
 
 
 # The path.
@@ -218,20 +262,6 @@ def test_description_of_many_classes(tmp_path):
 def test_a_finding_is_a_line():
     assert str(Finding('broken files', 1234, ('a', 'b\nc'))) == "broken files: 1,234 (a, 'b\\nc', ...)"
     assert str(Finding('broken files', 1, ('a', ))) == 'broken files: 1 (a)'
-
-
-def test_an_image_that_the_user_sees_turned(tmp_path, layout):
-    """Sizes are those of the image as training loads it, which EXIF turns."""
-    turn = b'\xff\xe1\x00\x22Exif\0\0MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0'
-    splits = make_splits(tmp_path)
-    content, file = splits['train'].content, Path(splits['train'].images, 'a.jpg')
-    file.write_bytes(file.read_bytes()[:2] + turn + file.read_bytes()[2:])
-    content['images'][0].update(width=SIZE[1], height=SIZE[0])
-    content['annotations'] = [dict(box, bbox=[1, 2, 24, 30]) for box in content['annotations']]
-    data = find_layout(str(WRITERS[layout](splits, tmp_path / 'set')))
-    name, size, objects = by_image(data.splits['train'])[0]
-    assert (name, size) == ('a.jpg', SIZE[::-1]) and not data.findings, describe(data)
-    np.testing.assert_allclose(objects[0][1], [1, 2, 24, 30])
 
 
 def test_other_json_files_are_not_taken_for_coco(tmp_path):

@@ -97,7 +97,8 @@ def test_ids_and_missing_entries(tmp_path):
 def test_splits_that_number_categories_differently(tmp_path):
     splits = make_splits(tmp_path)
     before = [box['category_id'] for box in splits['val'].content['annotations']]
-    splits['val'].content['categories'] = [dict(id=3, name='thing'), dict(id=0, name='Straße 路'), dict(id=1, name='other')]
+    categories = [dict(id=3, name='thing'), dict(id=0, name='Straße 路'), dict(id=1, name='other')]
+    splits['val'].content['categories'] = categories
     for box in splits['val'].content['annotations']:
         box['category_id'] = {0: 3, 3: 1, 6: 0}[box['category_id']]
     data = find_layout(str(write_coco(splits, tmp_path / 'set')))
@@ -154,7 +155,7 @@ def test_half_a_file(tmp_path):
 @pytest.mark.parametrize('names', [('instances_train2014', 'instances_train2017'), ('apples', 'pears')])
 def test_several_files_for_training(tmp_path, names):
     root = place(make_splits(tmp_path), tmp_path / 'set', 'annotations/{}.json', 'images', names)
-    with pytest.raises(SetupError, match=f'(?s)Several annotation files could be the train split: .*{names[0]}.*{names[1]}'):
+    with pytest.raises(SetupError, match=f'Several .* could be the train split: .*{names[0]}.*{names[1]}'):
         find_layout(str(root))
 
 

@@ -14,7 +14,7 @@ END = 4096  # bytes at the end of a file that mostly tell it from others of its 
 MOST_CLASSES = 8  # rows of the table that describes a data set
 DROPPED = 'classes without objects to train on, dropped'
 SHARED = 'images that another split has too: scores on them say little'
-HELD_OUT = 'training images held out, because there is no validation split'
+HELD_OUT = 'training images held out, because there are no validation images'
 HELD_OUT_FROM_TEST = HELD_OUT + ' (the test split is left alone)'
 
 
