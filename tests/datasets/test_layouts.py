@@ -12,7 +12,7 @@ from layouts import BOXES, CLASSES, FILES, make_splits, write_coco, write_json, 
 from PIL import Image
 
 from gfl_plugin.datasets.layouts import Finding, describe, find_layout
-from gfl_plugin.datasets.layouts.common import ORIENTATION, read_size
+from gfl_plugin.datasets.layouts.common import ORIENTATION, read_size, split_of
 from gfl_plugin.errors import SetupError
 
 WRITERS = {'COCO': write_coco, 'YOLO': write_yolo, 'Pascal VOC': write_voc}
@@ -72,6 +72,7 @@ def test_validation_images_are_held_out(tmp_path, layout):
     held = [image[0] for image in by_image(data.splits['val'])]
     left = [image[0] for image in by_image(data.splits['train'])]
     assert len(held) == 5 and sorted(held + left) == sorted(MANY['train']), 'a quarter, and each image once'
+    assert max(held) > min(left), 'not the first ones: neighbours are often of one scene'
     assert list(found(data).values()) == [5] and 'held out' in str(data.findings[0]), 'and it should be said'
     other = WRITERS['COCO'](make_splits(tmp_path / 'again', MANY), tmp_path / 'other')
     content = find_layout(str(other), val_share=0.25).splits['val'].content
@@ -141,6 +142,8 @@ def test_crowds_and_boxes_without_use_are_no_objects_to_train_on(tmp_path):
     splits = make_splits(tmp_path)
     for box in splits['train'].content['annotations']:
         box.update({3: dict(iscrowd=1), 6: dict(bbox=[60, 5, 9, 9])}.get(box['category_id'], {}))
+    splits['train'].content['categories'].append(dict(id=9, name='ignored'))
+    splits['train'].content['annotations'].append(dict(id=99, image_id=0, category_id=9, bbox=BOXES[0][1], ignore=1))
     assert find_layout(str(write_coco(splits, tmp_path / 'set'))).classes == ('thing', )
 
 
@@ -232,6 +235,14 @@ def test_a_relative_path(tmp_path, layout, monkeypatch):
     monkeypatch.chdir('/')
     assert all(os.path.isfile(os.path.join(part.images, image['file_name']))
                for part in data.splits.values() for image in part.content['images']), 'a later chdir should not matter'
+
+
+@pytest.mark.parametrize('name, split', [
+    ('train', 'train'), ('instances_train2017.json', 'train'), ('Training', 'train'), ('my-val_set', 'val'),
+    ('valid', 'val'), ('validation2', 'val'), ('test', 'test'), ('testing', 'test'), ('trainval', None),
+    ('minival', None), ('trains', None), ('latest', None)])
+def test_names_of_splits(name, split):
+    assert split_of(name) == split
 
 
 # What a user reads.

@@ -166,6 +166,13 @@ def test_a_file_of_no_split_is_not_used(tmp_path):
     assert count_images(data) == {'train': 4, 'val': 2} and [f.first for f in data.findings] == [('all.json', )]
 
 
+def test_a_test_file_that_only_lists_images(tmp_path):
+    splits = make_splits(tmp_path, {**FILES, 'test': ('t.jpg', )})
+    del splits['test'].content['annotations']
+    data = find_layout(str(write_coco(splits, tmp_path / 'set')))
+    assert count_images(data)['test'] == 1 and data.splits['test'].content['annotations'] == [], 'as of COCO itself'
+
+
 def test_no_training_split(tmp_path):
     root = write_coco(make_splits(tmp_path, {'train': FILES['train']}), tmp_path / 'set')
     file = root / 'annotations/instances_train2017.json'

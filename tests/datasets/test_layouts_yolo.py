@@ -94,6 +94,11 @@ def test_a_box_beyond_the_border_is_cut(tmp_path):
     assert box == pytest.approx([0, 8, 7.2, 16]) and found(data) == {CUT: (1, 'labels/train/0.txt:1')}
 
 
+def test_rounding_makes_no_box_thinner_than_a_pixel(tmp_path):
+    data = find_layout(str(write(tmp_path, f'1 {1.3 / 48} 0.5 {1 / 48} 0.5')))
+    assert first_objects(data)[0][1][2] >= 1, 'training would leave it out'
+
+
 def test_keypoints_are_no_polygon(tmp_path):
     root = write(tmp_path, f'{LINE} 0.1 0.1 2 0.9 0.9 2')
     (root / 'data.yaml').write_text((root / 'data.yaml').read_text() + 'kpt_shape: [2, 3]\n')
@@ -137,6 +142,16 @@ def test_hidden_files_are_no_images(tmp_path):
     assert not find_layout(str(root)).findings
 
 
+def test_lists_are_no_labels(tmp_path):
+    root = write(tmp_path, settings=f'train: images/train/list.txt\nval: images/val\n{NAMES}')
+    for file in root.glob('labels/*/*.txt'):
+        file.rename(root / 'images' / file.relative_to(root / 'labels'))
+    shutil.rmtree(root / 'labels')
+    write_lines(root / 'images/train/list.txt', ['./0.jpg', './1.jpg'])
+    write_lines(root / 'images/val/classes.txt', CLASSES)
+    assert not find_layout(str(root)).findings, 'only labels need an image'
+
+
 def test_equal_names_in_several_folders(tmp_path):
     root = write(tmp_path)
     shutil.copytree(root / 'images/val', root / 'images/train/é')
@@ -156,6 +171,7 @@ SETTINGS = {
     'roboflow': f'train: ../images/train\nval: ../images/val\n{NAMES}nc: 3\n',
     'a_root': f'path: images\ntrain: train\nval: val\n{NAMES}',
     'a_root_that_has_moved': f'path: /home/nobody/set\ntrain: images/train\nval: images/val\n{NAMES}',
+    'lists_and_a_root_that_has_moved': f'path: /home/nobody/set\ntrain: train.txt\nval: lists/val.txt\n{NAMES}',
     'the_folder_above': f'path: .\ntrain: ./images/train/\nval: images/val\n{NAMES}',
     'lists_of_images': f'train: train.txt\nval: lists/val.txt\n{NAMES}',
     'empty_entries': f'path:\ntrain: images/train\nval: images/val\ntest: # none\n{NAMES}',
@@ -165,7 +181,7 @@ SETTINGS = {
 @pytest.mark.parametrize('kind', SETTINGS)
 def test_settings(tmp_path, kind):
     root = write(tmp_path, settings=SETTINGS[kind])
-    if kind == 'lists_of_images':
+    if kind.startswith('lists'):
         write_lines(root / 'train.txt', ['./images/train/0.jpg', 'images/train/1.jpg', '', 'images/train/1.jpg'])
         write_lines(root / 'lists/val.txt', ['images/val/0.jpg', str(root / 'images/val/1.jpg')])
     data = find_layout(str(root))
@@ -272,8 +288,9 @@ def test_folders_of_splits_with_images_inside(tmp_path):
     assert count_images(data) == {'train': 2, 'val': 2} and not data.findings, describe(data)
 
 
-def test_a_folder_called_images_above_the_set(tmp_path):
+def test_labels_beside_the_images_below_another_folder_called_images(tmp_path):
     root = write(tmp_path / 'images' / 'set')
+    assert first_objects(find_layout(str(root))) == [('other', [18, 8, 12, 16])], 'the last one should be replaced'
     for split in ('train', 'val'):  # labels beside the images
         shutil.copytree(root / 'images' / split, root / split)
         shutil.copytree(root / 'labels' / split, root / split, dirs_exist_ok=True)

@@ -110,7 +110,7 @@ def _find_images(content: dict, file: str, split: str) -> str:
         SetupError: No folder holds any of them.
     """
     parent, base = os.path.split(file)
-    around = os.path.dirname(parent) if os.path.basename(parent).lower() == 'annotations' else parent
+    around = os.path.dirname(parent) if os.path.basename(parent) == 'annotations' else parent
     key = os.path.splitext(base)[0].replace('instances_', '')  # train2017
     candidates = (key, f'images/{key}', split, f'images/{split}', 'images', 'JPEGImages', parent, '')
     folders = list(dict.fromkeys(os.path.normpath(os.path.join(around, name)) for name in candidates))

@@ -103,8 +103,8 @@ def overshoot(corners: Sequence[float], size: Sequence[float]) -> float:
 
 def split_of(name: str) -> Optional[str]:
     """The split that a file or folder is named after: 'train', 'val', 'test', or None."""
-    match = re.search(r'(?<![a-z])(train|val|valid|validation|test)(?![a-z])', name.lower())
-    return {'valid': 'val', 'validation': 'val'}.get(match[1], match[1]) if match else None
+    match = re.search(r'(?<![a-z])(train|val|test)(ing|id|idation)?(?![a-z])', name.lower())
+    return match[1] if match else None
 
 
 def list_folder(folder: str) -> List[str]:

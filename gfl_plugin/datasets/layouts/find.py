@@ -92,7 +92,7 @@ def hold_out(train: Split, share: float) -> Tuple[Split, Split]:
     left = Counter(category for found in classes.values() for category in found)
     wanted, held = max(round(share * len(images)), 1), set()
     for image in sorted(images, key=lambda image: _hash(image['file_name'].encode(errors='surrogatepass'))):
-        if len(held) < min(wanted, len(images) - 1) and all(left[category] > 1 for category in classes[image['id']]):
+        if len(held) < wanted and all(left[category] > 1 for category in classes[image['id']]):
             left.subtract(classes[image['id']])
             held.add(image['id'])
     return _part(train, held, False), _part(train, held, True)

@@ -209,8 +209,7 @@ def _find_strays(folders: Set[str], lists: Set[str]) -> List[str]:
     label_folders: Dict[str, str] = {}
     expected = {_label_path(image, label_folders) for folder in folders for image in walk_files(folder)}
     labels = {label for folder in folders for label in walk_files(_label_folder(folder), ('.txt', ))}
-    return sorted(label for label in labels - expected - lists
-                  if os.path.basename(label) != 'classes.txt' and not os.path.basename(label).startswith('README'))
+    return sorted(label for label in labels - expected - lists if os.path.basename(label) != 'classes.txt')
 
 
 def _read_images(images: Sequence[str], folder: str, root: str, listing: Listing,
@@ -270,7 +269,7 @@ def _parse_line(line: str, listing: Listing) -> Tuple[str, List[float]]:
         raise BadLabel(MALFORMED) from None
     values = values[:4] if listing.has_keypoints else values
     is_polygon = len(values) >= 6 and len(values) % 2 == 0
-    if not (len(values) == 4 or is_polygon) or not all(map(math.isfinite, [label, *values])) or label % 1:
+    if not (len(values) == 4 or is_polygon) or not all(map(math.isfinite, values)) or label % 1:
         raise BadLabel(MALFORMED)
     if label not in listing.names:
         raise BadLabel(UNKNOWN_CLASS)
