@@ -199,9 +199,9 @@ def test_several_folders_in_a_split(tmp_path):
 
 def test_images_that_a_list_names(tmp_path):
     root = write(tmp_path, settings=f'train: train.txt\nval: images/val\n{NAMES}')
-    write_lines(root / 'train.txt', ['images/train/0.jpg', 'images/train/7.jpg'])
+    write_lines(root / 'train.txt', ['images/train/0.jpg', 'images/train/7.jpg', 'nul\0.jpg'])
     data = find_layout(str(root))
-    assert found(data)[NOT_THERE] == (1, 'images/train/7.jpg: missing') and count_images(data)['train'] == 1
+    assert found(data)[NOT_THERE] == (2, 'images/train/7.jpg: missing') and count_images(data)['train'] == 1
     assert NO_IMAGE not in found(data), 'an image that the list leaves out is there for its label file'
 
 
@@ -266,6 +266,14 @@ def test_a_plain_folder(tmp_path, classes):
     data = find_layout(str(root))
     assert data.layout == 'YOLO' and data.classes == CLASSES and not data.findings, describe(data)
     assert count_images(data) == {'train': 2, 'val': 2}
+
+
+def test_a_blank_line_among_the_classes(tmp_path):
+    root = write(tmp_path)
+    (root / 'data.yaml').unlink()
+    write_lines(root / 'classes.txt', ['thing', '', 'other', ''])
+    data = find_layout(str(root))
+    assert data.classes == ('thing', 'other') and found(data)[kinds.UNKNOWN_CLASS][0] == 4, 'a class keeps its number'
 
 
 @pytest.mark.parametrize('images, labels', [('images', 'labels'), ('', '')])

@@ -7,6 +7,7 @@ from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Sequenc
 
 from PIL import Image
 
+from ...errors import SetupError
 from ..annotations import printable
 from ..images import describe, open_image
 
@@ -129,6 +130,19 @@ def walk_files(folder: str, suffixes: Iterable[str] = IMAGE_SUFFIXES) -> List[st
 def stem(path: str, folder: str) -> str:
     """The path of a file relative to a folder, without its suffix."""
     return os.path.splitext(os.path.relpath(path, folder))[0]
+
+
+def read_lines(path: str) -> List[str]:
+    """The lines of a text file, without the space around them.
+
+    Raises:
+        SetupError: The file cannot be read.
+    """
+    try:
+        with open(path, encoding='utf-8-sig', errors='surrogateescape') as file:
+            return [line.strip() for line in file]
+    except OSError as error:
+        raise SetupError(f'{path} cannot be read: {error.strerror or error}') from error
 
 
 def map_files(function: Callable, *arguments: Iterable) -> list:

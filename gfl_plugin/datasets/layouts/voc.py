@@ -5,10 +5,9 @@ from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tu
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
-from ...errors import SetupError
 from ..images import describe
 from . import common
-from .common import BadLabel, Box, Findings, LabelledImage, Split, cut_box, list_folder, overshoot, split_of
+from .common import BadLabel, Box, Findings, LabelledImage, Split, cut_box, list_folder, overshoot, read_lines, split_of
 
 LAYOUT = 'Pascal VOC'
 LOOKED_FOR = 'Annotations/*.xml with JPEGImages/ or images/, or XML files beside the images'
@@ -50,7 +49,7 @@ def _find_lists(root: str) -> Dict[str, Optional[List[str]]]:
     for split in ('train', 'val', 'trainval', 'test'):
         file = os.path.join(root, 'ImageSets', 'Main', f'{split}.txt')
         if os.path.isfile(file):
-            lists[split] = _read_lines(file)
+            lists[split] = [name for name in read_lines(file) if name]
     trainval = lists.pop('trainval', None) or []
     for split, other in (('train', 'val'), ('val', 'train')):
         listed = set(lists.get(other) or ())
@@ -58,14 +57,6 @@ def _find_lists(root: str) -> Dict[str, Optional[List[str]]]:
         if split not in lists and rest:
             lists[split] = rest
     return lists or {'train': None}
-
-
-def _read_lines(file: str) -> List[str]:
-    try:
-        with open(file, encoding='utf-8-sig', errors='surrogateescape') as lines:
-            return list(filter(None, map(str.strip, lines)))
-    except OSError as error:
-        raise SetupError(f'{file} cannot be read: {error.strerror or error}') from error
 
 
 def read(folders: Dict[str, Folders], root: str, findings: Findings) -> Dict[str, Split]:
@@ -79,7 +70,7 @@ def read(folders: Dict[str, Folders], root: str, findings: Findings) -> Dict[str
     for label in sorted(strays):
         findings.add(common.NO_IMAGE, os.path.relpath(label, root))
     file = os.path.join(root, CLASS_FILE)
-    first = _read_lines(file) if os.path.isfile(file) else []
+    first = [name for name in read_lines(file) if name] if os.path.isfile(file) else []
     names = {name for images in labelled.values() for image in images for name, _, _ in image.objects}
     order = [*first, *sorted(names - {*first})]
     return {split: Split(common.to_coco(images, order), folders[split].images, folders[split].labels)

@@ -136,8 +136,7 @@ def _find_plain(root: str, findings: Findings) -> Optional[Listing]:
     file = next((path for path in (os.path.join(root, name) for name in CLASS_FILES) if os.path.isfile(path)), None)
     if file is None:
         return None
-    with open(file, encoding='utf-8-sig', errors='replace') as lines:
-        names = dict(enumerate(filter(None, map(str.strip, lines))))
+    names = {number: name for number, name in enumerate(common.read_lines(file)) if name}
     _report_same_names(names, file, findings)
     images = os.path.join(root, 'images')
     sources: Dict[str, List[str]] = {}
@@ -157,9 +156,10 @@ def read(listing: Listing, root: str, findings: Findings) -> Dict[str, Split]:
     splits, folders = {}, set()
     for split, sources in listing.sources.items():
         images = _list_images(sources, listing.root)
-        tops = {source if os.path.isdir(source) else os.path.dirname(image)
-                for source in sources for image in images or [source]}
-        folder = os.path.commonpath(tops)
+        tops = {source for source in sources if os.path.isdir(source)}
+        if len(tops) < len(sources):  # the others list images, which may be anywhere
+            tops |= {os.path.dirname(image) for image in images}
+        folder = os.path.commonpath(tops or {root})
         labelled = _read_images(images, folder, root, listing, findings)
         splits[split] = Split(common.to_coco(labelled, listing.names.values()), folder,
                               sources[0] if len(sources) == 1 else listing.file)
@@ -177,14 +177,10 @@ def _list_images(sources: Sequence[str], root: str) -> List[str]:
     return list(images)
 
 
-def _read_list(path: str, root: str) -> Iterator[str]:
+def _read_list(path: str, root: str) -> List[str]:
     """The images that a text file lists, relative to the root or, with a leading ./, to the file."""
-    try:
-        with open(path, encoding='utf-8-sig', errors='surrogateescape') as file:
-            for line in filter(None, map(str.strip, file)):
-                yield os.path.normpath(os.path.join(os.path.dirname(path) if line.startswith('./') else root, line))
-    except OSError as error:
-        raise SetupError(f'{path} cannot be read: {error.strerror or error}') from error
+    return [os.path.normpath(os.path.join(os.path.dirname(path) if line.startswith('./') else root, line))
+            for line in common.read_lines(path) if line]
 
 
 # Labels.
@@ -234,7 +230,7 @@ def _read_both(image: str, label: str) -> Tuple[tuple, Any]:
     try:
         with open(label, encoding='utf-8-sig', errors='replace') as file:
             text: Any = file.read()
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):  # ValueError: a list names what no file can be called
         text = None
     except OSError as error:
         text = error
