@@ -63,8 +63,8 @@ class CocoDataset(MMDetCocoDataset):
         return data_list
 
     def COCOAPI(self, path: str) -> COCO:
-        """Check an annotation file and index it; MMDetection calls this where it would construct its own COCO."""
-        content = load_annotations(path, self.ann_file, needs_annotations=not self.test_mode)
+        """Read the annotations and index them. MMDetection calls this where it would construct its own COCO."""
+        content = self._read_content(path)
         coco = index_annotations(content, COCO)
         # MMDetection asks the index for the ids of its classes. Its own answers in the order of the file's categories.
         ids = category_ids(content['categories'], self.metainfo['classes'], self.ann_file)
@@ -73,6 +73,9 @@ class CocoDataset(MMDetCocoDataset):
         if strays:  # MMDetection passes over them in silence
             self._dropped[STRAY] = strays
         return coco
+
+    def _read_content(self, path: str) -> dict:
+        return load_annotations(path, self.ann_file, needs_annotations=not self.test_mode)
 
     def parse_data_info(self, raw_data_info: dict) -> dict:
         image, boxes = raw_data_info['raw_img_info'], raw_data_info['raw_ann_info']
