@@ -1,4 +1,6 @@
 """COCO-format detection data, checked where it enters."""
+import contextlib
+import io
 import os
 import re
 from collections import Counter
@@ -203,7 +205,8 @@ def index_annotations(content: dict, coco_class: type) -> COCO:
     """Give pycocotools' class, or another one with its interface, annotations that are in memory already."""
     coco = coco_class()
     coco.dataset = content
-    coco.createIndex()
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints two lines about it
+        coco.createIndex()
     coco.img_ann_map, coco.cat_img_map = coco.imgToAnns, coco.catToImgs
     return coco
 

@@ -5,6 +5,7 @@ from .config import Options, load_config
 from .measure import benchmark
 from .reproduce import reproduce
 from .run import demo, reporting, test, train
+from .summary import test_and_report, train_and_report
 
 __all__ = ['Options', 'analyze', 'benchmark', 'check_dataset', 'demo', 'load_config', 'reporting', 'reproduce', 'test',
-           'train']
+           'test_and_report', 'train', 'train_and_report']

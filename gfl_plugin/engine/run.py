@@ -22,7 +22,9 @@ from ..errors import Interrupted, RunError, SetupError
 from ..hooks import InterruptHook
 from ..visualization import save_gallery
 from . import resume
+from .advice import advise, explaining_memory
 from .config import Options, load_config
+from .recipe import adapt_config, say
 from .runner import Runner
 
 
@@ -103,15 +105,19 @@ def train(options: Options) -> Runner:
     """
     with _explaining_the_disk():
         config = load_config(options)
+        said = adapt_config(config, options)
         _set_precision_and_rate(config, options)
         _prepare_processes(config, options)
+        advice = advise(config)
+        say(config, advice)
         start: _Start = _on_all_ranks(lambda: _decide_start(options, config))
         config.work_dir, config.load_from, config.resume = start.folder, start.checkpoint, start.resume
         runner = _build(config)
+        runner.log_to_file('\n'.join(said + advice))
         for remark in start.remarks:
             runner.logger.warning(remark)
         try:
-            with _trust(options, start.checkpoint):
+            with _trust(options, start.checkpoint), explaining_memory(config, 'train'):
                 runner.train()
         finally:
             for hook in runner.hooks:
@@ -143,6 +149,7 @@ def test(options: Options) -> Tuple[Runner, Dict[str, float]]:
         SetupError: A mistake of the user's.
     """
     config = load_config(options)
+    said = adapt_config(config, options)
     if options.out and not options.out.endswith(('.pkl', '.pickle')):
         raise SetupError(f'--out writes a pickle file, and {options.out} ends in neither .pkl nor .pickle')
     _prepare_processes(config, options)
@@ -156,8 +163,9 @@ def test(options: Options) -> Tuple[Runner, Dict[str, float]]:
         evaluator = config.test_evaluator
         evaluators = list(evaluator) if isinstance(evaluator, (list, tuple)) else [evaluator]
         config.test_evaluator = evaluators + [dict(type='DumpDetResults', out_file_path=options.out)]
-    with _trust(options, config.load_from):
+    with _trust(options, config.load_from), explaining_memory(config, 'test'):
         runner = _build(config, dump_config=False)
+        runner.log_to_file('\n'.join(said))
         return runner, runner.test()
 
 
@@ -186,8 +194,7 @@ def demo(options: Options) -> None:
     runner, metrics = test(options)
     gallery = save_gallery(runner.model, runner.test_dataloader.dataset, os.path.join(folder, 'detections'))
     minutes = (time.monotonic() - start) / 60
-    # Where nothing at all was detected MMDetection gives no AP, which is 0.
-    ap, ap50 = (metrics.get(f'coco/bbox_{name}', 0.0) for name in ('mAP', 'mAP_50'))
+    ap, ap50 = (metrics[f'coco/bbox_{name}'] for name in ('mAP', 'mAP_50'))
     print(f'\nHeld-out images: AP {ap:.3f}, AP50 {ap50:.3f}, after '
           f'{minutes:.1f} minutes\nDetections drawn:  {gallery}\nLogs, checkpoint:  {folder}')
 
