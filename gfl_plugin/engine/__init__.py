@@ -1,6 +1,6 @@
 """What the command lines in ``tools/`` do."""
-from ..datasets.check import check_dataset
 from .analyze import analyze
+from .check_dataset import check_dataset
 from .config import Options, load_config
 from .measure import benchmark
 from .reproduce import reproduce

@@ -37,7 +37,8 @@ def set_data(config: Config, path: str, val_share: float) -> str:
     is_resized = resize_in_training(config)
     _keep_best(config)
     config.fit_schedule = True  # gfl_plugin.engine.runner does it, when it knows the number of batches
-    return describe(data) + ('\nTraining resizes images as the test does: the config resizes none' if is_resized else '')
+    remark = '\nTraining resizes images as the test does, since the config does not' if is_resized else ''
+    return describe(data) + remark
 
 
 # ---- data sets ----

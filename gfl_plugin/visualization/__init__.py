@@ -1,4 +1,4 @@
 """Pictures for people."""
-from .gallery import save_gallery
+from .gallery import save_gallery, save_truth
 
-__all__ = ['save_gallery']
+__all__ = ['save_gallery', 'save_truth']
