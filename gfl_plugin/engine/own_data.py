@@ -104,5 +104,5 @@ def _keep_best(config: Config) -> None:
     prefix: Optional[str] = next((metric.get('prefix') or 'coco' for metric in _metrics(config.get('val_evaluator'))
                                   if metric.type == 'gfl_plugin.FolderMetric'), None)
     checkpoint = config.get('default_hooks', {}).get('checkpoint')
-    if prefix and checkpoint and 'save_best' not in checkpoint:
+    if prefix and checkpoint is not None and 'save_best' not in checkpoint:
         checkpoint.update(save_best=f'{prefix}/bbox_mAP', rule='greater')

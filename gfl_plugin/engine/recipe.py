@@ -82,6 +82,8 @@ def set_batch_size(config: Config, batch_size: int) -> str:
     """
     old = config.train_dataloader.batch_size
     config.train_dataloader.batch_size = batch_size
+    if 'base_batch_size' not in config.get('auto_scale_lr', {}):  # so the learning rate is for the batches of one device
+        config.auto_scale_lr = dict(enable=False, base_batch_size=old)
     config.fit_schedule = True
     return f'--batch-size {batch_size} instead of {old} per device'
 
@@ -141,8 +143,10 @@ def _scale_moments(schedule: ConfigDict, factor: float) -> None:
             schedule[key] = list(map(scale, schedule[key]))
         elif schedule.get(key):
             schedule[key] = scale(schedule[key])
+    if 'end' in schedule and schedule.end <= schedule.get('begin', 0):
+        schedule.end = schedule.begin + 1  # it begins when the training is over
     if spans_all:  # both ends are rounded, and the whole curve should still lie between them
-        schedule.T_max = schedule.end - schedule.get('begin', 0) or 1
+        schedule.T_max = schedule.end - schedule.get('begin', 0)
 
 
 # ---- image size ----
@@ -190,8 +194,8 @@ def _map_pairs(value: Any, function: Callable[[Sequence[int]], tuple]) -> Any:
     """Call a function on each pair of whole numbers in a value, and on a single number as a pair of equal ones."""
     if isinstance(value, int):
         return function((value, value))[0]
-    if not isinstance(value, (list, tuple)):
+    if not isinstance(value, (list, tuple)) or any(isinstance(each, float) for each in value):  # a share of the image
         return value
     if all(isinstance(side, int) for side in value):
         return function(value) if len(value) == 2 else value
-    return [_map_pairs(each, function) if isinstance(each, (list, tuple)) else each for each in value]
+    return [_map_pairs(each, function) for each in value]

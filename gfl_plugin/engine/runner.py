@@ -16,9 +16,11 @@ from ..datasets.folder import forget_data
 from ..errors import SetupError
 from .recipe import fit_schedule
 
-# How records begin that go to the log file alone: tables of the environment, the config, the hooks and the scores, and
-# a line for each parameter with settings of its own.
-NOT_FOR_SCREEN = ('\n', 'Config:\n', 'Hooks will be executed', 'paramwise_options', 'Evaluating ', 'bbox_mAP_copypaste')
+# How records begin that go to the log file only: tables of the environment, the config, the hooks and the scores, a line
+# for each parameter with settings of its own, and what MMEngine tells its own developers.
+TABLES = ('\n', 'Config:\n', 'Hooks will be executed', 'paramwise_options', 'Evaluating ', 'bbox_mAP_copypaste',
+          'Distributed training is not used')
+DEPRECATIONS = ('"FileClient" will be deprecated', '"HardDiskBackend" is the alias')
 
 
 class Runner(MMEngineRunner):
@@ -94,8 +96,9 @@ class Runner(MMEngineRunner):
 
 def is_for_screen(record: logging.LogRecord) -> bool:
     """Whether a record goes to the screen as well as to the log file."""
-    is_long = record.levelno <= logging.INFO and record.getMessage().startswith(NOT_FOR_SCREEN)
-    return not is_long and not getattr(record, 'is_printed', False)
+    text = record.getMessage()
+    is_table = record.levelno <= logging.INFO and text.startswith(TABLES)
+    return not (is_table or text.startswith(DEPRECATIONS) or getattr(record, 'is_printed', False))
 
 
 @contextlib.contextmanager

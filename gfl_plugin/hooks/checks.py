@@ -9,10 +9,11 @@ from ..registry import HOOKS
 
 @HOOKS.register_module()
 class CheckSetupHook(Hook):
-    """Stop a run whose head has another number of classes than its data, or whose checkpoint is of another model.
+    """Stop a run whose head, data and checkpoint do not belong together.
 
     Raises:
-        SetupError: So it is.
+        SetupError: The head has another number of classes than the data, the checkpoint is of another model, or it was
+            trained on the same classes in another order.
     """
     priority = 'VERY_HIGH'  # before hooks that load parts of a checkpoint (EMAHook)
 
@@ -48,6 +49,8 @@ class CheckSetupHook(Hook):
         fitting = len(wanted) - len(missing) - len(reshaped)
         # Weights to start a training from may lack a head or have another number of classes; they must fit by half.
         starts_training = isinstance(runner._train_loop, BaseLoop) and not runner._resume  # in a test it is a dict yet
+        if not starts_training:
+            self._check_order(runner, checkpoint)
         if not (missing or unexpected or reshaped) or (starts_training and 2 * fitting >= len(wanted)):
             return
         parts = [f'{len(keys)} keys are {what} ({", ".join(keys[:3])}{", ..." if len(keys) > 3 else ""})'
@@ -55,3 +58,14 @@ class CheckSetupHook(Hook):
                                     (reshaped, 'of another shape')) if keys]
         raise SetupError(f'The checkpoint {runner._load_from} is of another architecture than the config: of the '
                          f'model\'s {len(wanted)} keys {fitting} fit; {"; ".join(parts)}')
+
+    @staticmethod
+    def _check_order(runner: Runner, checkpoint: dict) -> None:
+        loop = runner._train_loop if runner._resume else runner._test_loop
+        dataset = loop.dataloader.dataset if isinstance(loop, BaseLoop) else None
+        trained = ((checkpoint.get('meta') or {}).get('dataset_meta') or {}).get('classes')
+        given = getattr(dataset, 'metainfo', {}).get('classes')
+        if trained and given and list(trained) != list(given) and sorted(trained) == sorted(given):
+            raise SetupError(f'The checkpoint {runner._load_from} was trained on the classes {", ".join(trained)}, and '
+                             f'the data have them in another order: {", ".join(given)}. Take the config in the folder '
+                             'of that training, which lists its classes')
