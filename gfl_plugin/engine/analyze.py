@@ -104,7 +104,8 @@ def _open(options: Options, config_file: str, checkpoint: str, name: str, folder
         for number, scene in enumerate(scenes()):
             loop.evaluator.process(model.add_pred_to_datasample(scene.samples, detect(scene, number)))
             count += len(scene.samples)
-        return float(loop.evaluator.evaluate(count)['coco/bbox_mAP'])
+        # MMDetection's own metric gives no AP where nothing at all was detected: it is 0.
+        return float(loop.evaluator.evaluate(count).get('coco/bbox_mAP', 0.0))
 
     return Trained(name, model.bbox_head, scenes, average_precision)
 

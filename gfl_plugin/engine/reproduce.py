@@ -86,7 +86,8 @@ def _run(row: Row, seed: int, folder: str, options: Options) -> None:
     run.checkpoint = resume.named_last(work_dir)
     run.cfg_options = settings[:-1] + [settings[-1] + '_test']
     metrics = test(run)[1]
-    result = {name: metrics[f'coco/bbox_{name}'] for name in METRICS}
+    # Where nothing at all was detected MMDetection gives no AP, which is 0.
+    result = {name: metrics.get(f'coco/bbox_{name}', 0.0) for name in METRICS}
     result['minutes'] = (time.monotonic() - start) / 60  # since it was last started
     write_text(_result_file(folder, row, seed), json.dumps(result))
 

@@ -194,7 +194,8 @@ def demo(options: Options) -> None:
     runner, metrics = test(options)
     gallery = save_gallery(runner.model, runner.test_dataloader.dataset, os.path.join(folder, 'detections'))
     minutes = (time.monotonic() - start) / 60
-    ap, ap50 = (metrics[f'coco/bbox_{name}'] for name in ('mAP', 'mAP_50'))
+    # MMDetection's own metric gives no AP where nothing at all was detected: it is 0.
+    ap, ap50 = (metrics.get(f'coco/bbox_{name}', 0.0) for name in ('mAP', 'mAP_50'))
     print(f'\nHeld-out images: AP {ap:.3f}, AP50 {ap50:.3f}, after '
           f'{minutes:.1f} minutes\nDetections drawn:  {gallery}\nLogs, checkpoint:  {folder}')
 

@@ -75,10 +75,11 @@ class Runner(MMEngineRunner):
     def build_evaluator(self, evaluator) -> Evaluator:
         try:
             return super().build_evaluator(evaluator)
-        except FileNotFoundError as error:
-            if isinstance(error, SetupError):
+        except (FileNotFoundError, SetupError) as error:
+            missing = error.__cause__ if isinstance(error, SetupError) else error
+            if not isinstance(missing, FileNotFoundError):
                 raise
-            raise SetupError(f'The evaluator reads {error.filename or error}, which does not exist. Let ann_file of '
+            raise SetupError(f'The evaluator reads {missing.filename or missing}, which does not exist. Let ann_file of '
                              'val_evaluator and test_evaluator name the annotations of the data set that is evaluated, '
                              'or pass its folder as --data-root') from error
 
