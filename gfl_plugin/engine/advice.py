@@ -39,10 +39,11 @@ def _advise_reach(config: Config) -> Optional[str]:
     from .parts import build_head, read_resize
     init_default_scope(config.get('default_scope', 'mmdet'))
     content = read_data(dataset.path, dataset.val_share).splits[dataset.split].content
-    images = targets.objects_of_content(content)
+    some = content['images'][::-(-len(content['images']) // MOST_IMAGES)]
     try:
         head = build_head(config)
-        reach = targets.read_reach(head, images[::-(-len(images) // MOST_IMAGES)], read_resize(config, None))
+        images = targets.objects_of_content(dict(content, images=some))
+        reach = targets.read_reach(head, images, read_resize(config, None))
     except SetupError:  # a head or an assigner of another kind
         return None
     numbers = targets.measure(reach, [stride[0] for stride in head.prior_generator.strides],

@@ -82,7 +82,7 @@ def set_batch_size(config: Config, batch_size: int) -> str:
     """
     old = config.train_dataloader.batch_size
     config.train_dataloader.batch_size = batch_size
-    if 'base_batch_size' not in config.get('auto_scale_lr', {}):  # so the learning rate is for the batches of one device
+    if 'base_batch_size' not in config.get('auto_scale_lr', {}):  # then the learning rate is for batches of one device
         config.auto_scale_lr = dict(enable=False, base_batch_size=old)
     config.fit_schedule = True
     return f'--batch-size {batch_size} instead of {old} per device'

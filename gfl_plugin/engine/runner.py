@@ -16,8 +16,8 @@ from ..datasets.folder import forget_data
 from ..errors import SetupError
 from .recipe import fit_schedule
 
-# How records begin that go to the log file only: tables of the environment, the config, the hooks and the scores, a line
-# for each parameter with settings of its own, and what MMEngine tells its own developers.
+# How records begin that go to the log file only: tables of the environment, the config, the hooks and the scores, a
+# line for each parameter with settings of its own, and what MMEngine tells its own developers.
 TABLES = ('\n', 'Config:\n', 'Hooks will be executed', 'paramwise_options', 'Evaluating ', 'bbox_mAP_copypaste',
           'Distributed training is not used')
 DEPRECATIONS = ('"FileClient" will be deprecated', '"HardDiskBackend" is the alias')
@@ -79,9 +79,9 @@ class Runner(MMEngineRunner):
             missing = error.__cause__ if isinstance(error, SetupError) else error
             if not isinstance(missing, FileNotFoundError):
                 raise
-            raise SetupError(f'The evaluator reads {missing.filename or missing}, which does not exist. Let ann_file of '
-                             'val_evaluator and test_evaluator name the annotations of the data set that is evaluated, '
-                             'or pass its folder as --data-root') from error
+            raise SetupError(f'The evaluator reads {missing.filename or missing}, which does not exist. Let ann_file '
+                             'of val_evaluator and test_evaluator name the annotations of the data set that is '
+                             'evaluated, or pass its folder as --data-root') from error
 
     def _init_model_weights(self) -> None:
         try:
