@@ -10,6 +10,7 @@ from mmdet.registry import DATASETS, METRICS
 
 from gfl_plugin.datasets import folder
 from gfl_plugin.errors import SetupError
+from gfl_plugin.evaluation.coco_metric import evaluators
 
 WRITERS = dict(coco=layouts.write_coco, yolo=layouts.write_yolo, voc=layouts.write_voc)
 
@@ -84,8 +85,9 @@ def test_a_split_that_is_not_there(root):
         build(root, 'test')
 
 
-def test_no_detection_at_all_has_an_ap_of_zero(root):
-    metric = METRICS.build(dict(type='gfl_plugin.FolderMetric', path=root, split='val'))
+@pytest.mark.parametrize('backend', evaluators())
+def test_no_detection_at_all_has_an_ap_of_zero(root, backend):
+    metric = METRICS.build(dict(type='gfl_plugin.FolderMetric', path=root, split='val', backend=backend))
     metric.dataset_meta = dict(classes=layouts.CLASSES)
     nothing = dict(bboxes=torch.zeros(0, 4), scores=torch.zeros(0), labels=torch.zeros(0).long())
     for index in (1, 2):

@@ -14,6 +14,7 @@ from mmengine.config import Config
 from tool_runs import ROOT, SHAPES, log, parse, scalars
 
 from gfl_plugin import engine
+from gfl_plugin.datasets import folder
 from gfl_plugin.engine import advice
 from gfl_plugin.engine.own_data import set_data
 from gfl_plugin.engine.recipe import adapt_config
@@ -163,12 +164,12 @@ def test_a_voc_file_without_objects_is_an_image_without_objects(tmp_path, capsys
 def trained(folders, tmp_path_factory):
     """The folder of a training on each layout, and what the one on YOLO's has shown on the screen."""
     root, shown = tmp_path_factory.mktemp('runs'), {}
-    before = {name: snapshot(folder) for name, folder in folders.items()}
-    for name, folder in folders.items():
+    before = {name: snapshot(path) for name, path in folders.items()}
+    for name, path in folders.items():
         with contextlib.redirect_stdout(io.StringIO()) as screen:
-            engine.train_and_report(train_options(folder, root / name))
+            engine.train_and_report(train_options(path, root / name))
         shown[name] = screen.getvalue()
-    assert before == {name: snapshot(folder) for name, folder in folders.items()}, 'nothing may change in the folders'
+    assert before == {name: snapshot(path) for name, path in folders.items()}, 'nothing may change in the folders'
     return root, shown['yolo']
 
 
@@ -182,6 +183,7 @@ def test_a_training_says_what_it_found_first_and_what_to_do_last(trained, folder
     root, printed = trained
     lines = printed.splitlines()
     assert lines[0] == str(folders['yolo']) and lines[1].startswith('YOLO format'), 'the data come before all else'
+    assert 'The training has 2 iterations: what the schedule counts in iterations ends after 2 instead of 2,400' in printed
     assert '--epochs 1 instead of 8' in printed and '--batch-size 2 instead of 16' in printed, 'each change has a line'
     assert re.search(r'Validation after epoch 1: AP 0\.\d{3}, AP50', printed)
     assert all(re.search(rf'^  {name} +[01]\.\d{{3}}$', printed, re.M) for name in layouts.CLASSES)
@@ -208,6 +210,7 @@ def test_the_screen_shows_little_before_the_first_loss(trained):
 def test_resume_finds_the_data_again(trained, folders):
     runner = engine.train(train_options(folders['coco'], trained[0] / 'coco', '--resume', '--epochs', '2'))
     assert runner.epoch == 2 and runner.iter == 4
+    assert folder._read.cache_info().currsize == 0, 'the annotations should not stay in memory during a training'
 
 
 def test_classes_in_another_order_are_no_silent_error(trained, folders, tmp_path):
