@@ -82,7 +82,7 @@ def set_batch_size(config: Config, batch_size: int) -> str:
     """
     old = config.train_dataloader.batch_size
     config.train_dataloader.batch_size = batch_size
-    if 'base_batch_size' not in config.get('auto_scale_lr', {}):  # then the learning rate is for batches of one device
+    if 'base_batch_size' not in config.get('auto_scale_lr', {}):  # its learning rate is for this batch on one device
         config.auto_scale_lr = dict(enable=False, base_batch_size=old)
     config.fit_schedule = True
     return f'--batch-size {batch_size} instead of {old} per device'
@@ -183,10 +183,10 @@ def set_image_size(config: Config, size: int) -> str:
 def _transforms(config: Config) -> List[ConfigDict]:
     """Every transform of the config's pipelines, once: loaders may share them."""
     found: Dict[int, ConfigDict] = {}
+    pipelines: List[Any] = [config.get('tta_pipeline')]
     for part in ('train', 'val', 'test'):
-        pipelines: List[list] = []
         visit(config.get(f'{part}_dataloader'), lambda node: pipelines.append(node.get('pipeline')))
-        visit(pipelines, lambda transform: found.setdefault(id(transform), transform))
+    visit(pipelines, lambda transform: found.setdefault(id(transform), transform))
     return list(found.values())
 
 
