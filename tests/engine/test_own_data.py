@@ -183,7 +183,7 @@ def test_a_training_says_what_it_found_first_and_what_to_do_last(trained, folder
     root, printed = trained
     lines = printed.splitlines()
     assert lines[0] == str(folders['yolo']) and lines[1].startswith('YOLO format'), 'the data come before all else'
-    assert 'The training has 2 iterations: what the schedule counts in iterations ends after 2 instead of 2,400' in printed
+    assert 'what the schedule counts in iterations ends after 2 instead of 2,400' in printed
     assert '--epochs 1 instead of 8' in printed and '--batch-size 2 instead of 16' in printed, 'each change has a line'
     assert re.search(r'Validation after epoch 1: AP 0\.\d{3}, AP50', printed)
     assert all(re.search(rf'^  {name} +[01]\.\d{{3}}$', printed, re.M) for name in layouts.CLASSES)
