@@ -22,6 +22,19 @@ def parser(doc: str, config: Optional[str] = None) -> argparse.ArgumentParser:
     return result
 
 
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Options of a data set of one's own."""
+    parser.add_argument('--data', metavar='PATH', help='data set in COCO, YOLO or Pascal VOC layout, a folder or the '
+                        'file that describes it, instead of the one of a config; the classes are those of the data')
+    parser.add_argument('--val-share', type=float, metavar='SHARE', help='share of the training images of --data to '
+                        'hold out for validation, if it has no validation images (default: 0.2)')
+
+
+def add_image_size(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('--image-size', type=positive, metavar='PIXELS',
+                        help='side of the square that images are resized into, instead of the scale in the config')
+
+
 def positive(text: str) -> int:
     """Parse an option that is a whole number above 0."""
     number = int(text)

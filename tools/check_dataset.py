@@ -1,6 +1,7 @@
 #!/usr/bin/env python
-"""List every problem of a COCO-format data set: in its annotation file, its boxes and its image files.
+"""List every problem of a data set: in its annotations, its boxes and its image files.
 
+    python tools/check_dataset.py --data my/pictures --show work_dirs/sheets       in COCO, YOLO or Pascal VOC layout
     python tools/check_dataset.py data/coco/annotations/instances_train2017.json --images data/coco/train2017
 
 Exit status: 1 if training would suffer, 2 for a mistake in the command line, else 0.
@@ -13,8 +14,10 @@ import arguments
 
 def parse_options():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('annotations', metavar='ANN', help='annotation file')
-    parser.add_argument('--images', metavar='DIR', required=True, help='folder of the image files')
+    parser.add_argument('annotations', nargs='?', metavar='ANN', help='annotation file in COCO format')
+    parser.add_argument('--images', metavar='DIR', help='folder of the image files of ANN')
+    arguments.add_data(parser)
+    parser.add_argument('--show', metavar='FOLDER', help='draw the boxes of --data on a sheet of images for each split')
     parser.add_argument('--json', metavar='FILE', help='also write the report, with every entry, to a file')
     parser.add_argument('--reg-max', type=arguments.positive, default=16, help='largest bin of the head (default: 16)')
     parser.add_argument('--strides', type=arguments.positive, nargs='+', default=(8, 16, 32, 64, 128), metavar='PIXELS',
@@ -27,10 +30,17 @@ def parse_options():
                         help='share of images or boxes that training may lose (default: 0.01)')
     parser.add_argument('--threads', type=arguments.positive,
                         help='files to open at the same time (default: one per processor)')
-    return parser.parse_args()
+    options = parser.parse_args()
+    if (options.data is None) == (options.annotations is None):
+        parser.error('name an annotation file, with --images, or --data')
+    if (options.images is None) != (options.annotations is None):
+        parser.error('ANN and --images go together: --data finds its images by itself')
+    if options.data is None and (options.show or options.val_share is not None):
+        parser.error('--show and --val-share need --data')
+    return options
 
 
 if __name__ == '__main__':
-    report = arguments.run('check_dataset', parse_options())
-    print(report.table())
-    sys.exit(int(report.suffers))
+    found = arguments.run('check_dataset', parse_options())
+    print(found.text)
+    sys.exit(int(found.suffers))

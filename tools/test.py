@@ -9,6 +9,8 @@ import arguments
 def parse_options():
     parser = arguments.parser(__doc__)
     parser.add_argument('checkpoint', help='checkpoint file or URL')
+    arguments.add_data(parser)
+    arguments.add_image_size(parser)
     parser.add_argument('--out', metavar='FILE.pkl', help='also save the detections')
     parser.add_argument('--show-dir', metavar='DIR',
                         help='also save pictures of ground truth and detections to work_dir/<time>/DIR')
@@ -17,4 +19,4 @@ def parse_options():
 
 
 if __name__ == '__main__':
-    arguments.run('test', parse_options())
+    arguments.run('test_and_report', parse_options())

@@ -2,6 +2,7 @@
 """Train a detector. Exit status 75 means that a signal ended the run. The run is saved, and --resume goes on with it.
 
     python tools/train.py configs/gfl/gfl_r50_fpn_1x_coco.py --data-root data/coco
+    python tools/train.py configs/gfl/gfl_r50_fpn_1x_coco.py --data my/pictures --epochs 24 --image-size 640
     python tools/train.py configs/gfl/gfl_r50_fpn_1x_coco.py --resume
 """
 import arguments
@@ -9,6 +10,12 @@ import arguments
 
 def parse_options():
     parser = arguments.parser(__doc__)
+    arguments.add_data(parser)
+    parser.add_argument('--epochs', type=arguments.positive,
+                        help='instead of those of the config; the schedule follows')
+    parser.add_argument('--batch-size', type=arguments.positive, metavar='IMAGES',
+                        help='per device, instead of the one in the config')
+    arguments.add_image_size(parser)
     parser.add_argument('--amp', action='store_true', help='mixed precision (CUDA)')
     parser.add_argument('--auto-scale-lr', action='store_true',
                         help='scale the learning rate by the batch size over all devices')
@@ -19,4 +26,4 @@ def parse_options():
 
 
 if __name__ == '__main__':
-    arguments.run('train', parse_options())
+    arguments.run('train_and_report', parse_options())

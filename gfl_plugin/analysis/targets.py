@@ -62,6 +62,11 @@ def objects_of_file(path: str) -> List[Objects]:
     """
     content = rules.read_annotations(path)
     rules.refuse(list(rules.find_malformed(content)), path)
+    return objects_of_content(content)
+
+
+def objects_of_content(content: dict) -> List[Objects]:
+    """Those of well-formed content in COCO's format."""
     boxes = rules.boxes_to_learn(content)
     result = []
     for image in content['images']:

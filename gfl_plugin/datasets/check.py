@@ -1,10 +1,9 @@
 """Find every problem of a COCO-format data set before training meets it."""
-import json
 import os
 import textwrap
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -30,6 +29,7 @@ EFFECTS = {
     FAR_SIDES: CUT}
 OF_IMAGES = (MISSING, UNREADABLE, WRONG_SIZE)
 NO_BREAK = '\xa0'
+Namer = Callable[[str, int, dict], str]
 Indexed = Tuple[int, dict]  # the place of a well-formed entry in its section, and the entry
 
 
@@ -66,10 +66,10 @@ class Report(NamedTuple):
         """The share of images, or of annotations, with this kind of problem."""
         return len(self.faults[kind]) / max(self.counts['images' if kind in OF_IMAGES else 'annotations'], 1)
 
-    def table(self) -> str:
+    def table(self, with_classes: bool = True) -> str:
         """Describe the data set for a reader: its contents, and each kind of problem with its first entries."""
         head = ', '.join(f'{count} {section}' for section, count in self.counts.items())
-        contents = [*self._describe_classes(), *self._describe_completed()]
+        contents = [*(self._describe_classes() if with_classes else ()), *self._describe_completed()]
         if not self.faults:
             return '\n'.join([f'{head}: no problem found', *contents])
         rows = [('problem', 'count', 'share', 'training')] + [
@@ -133,10 +133,22 @@ def check(annotation_file: str, images: str, limits: Limits = Limits(), threads:
         content = rules.read_annotations(annotation_file)
     except SetupError as error:
         return _report({}, _well_formed({}), [Fault(UNUSABLE, 'the file', str(error))], limits)
+    return check_content(content, images, limits, threads)
+
+
+def check_content(content: Any, images: str, limits: Limits = Limits(), threads: Optional[int] = None,
+                  name: Namer = rules.name_entry) -> Report:
+    """Look at every entry of the content of an annotation file and open every image. Missing keys are filled in.
+
+    Args:
+        content: In COCO's format.
+        images, limits, threads: As of ``check``.
+        name: Names an entry by its section, its place there, and itself.
+    """
     entries = _well_formed(content)
-    faults = [*rules.find_malformed(content), *_check_boxes(entries, limits)]
+    faults = [*rules.find_malformed(content), *_check_boxes(entries, limits, name)]
     faults += _check_names(entries['categories'])
-    faults += _check_files(entries['images'], images, threads)
+    faults += _check_files(entries['images'], images, threads, name)
     if not entries['images']:
         faults.append(Fault(NO_IMAGES, 'images', 'has no usable entry'))
     return _report(content, entries, faults, limits)
@@ -184,12 +196,12 @@ def _check_names(categories: List[Indexed]) -> Iterator[Fault]:
 
 # Boxes.
 
-def _check_boxes(entries: Dict[str, List[Indexed]], limits: Limits) -> Iterator[Fault]:
+def _check_boxes(entries: Dict[str, List[Indexed]], limits: Limits, name_entry: Namer) -> Iterator[Fault]:
     images = {image['id']: image for _, image in entries['images']}
     categories = {category['id'] for _, category in entries['categories']}
     usable = []
     for index, box in entries['annotations']:
-        name, image = rules.name_entry('annotations', index, box), images.get(box['image_id'])
+        name, image = name_entry('annotations', index, box), images.get(box['image_id'])
         if image is None:
             yield Fault(rules.STRAY, name, f'is of the image {box["image_id"]}, which is not in the file')
             continue
@@ -237,31 +249,14 @@ def _check_reach(boxes: List[Tuple[str, float, float, float, float]], limits: Li
 
 # Files.
 
-def _check_files(images: List[Indexed], folder: str, threads: Optional[int]) -> Iterator[Fault]:
+def _check_files(images: List[Indexed], folder: str, threads: Optional[int], name_entry: Namer) -> Iterator[Fault]:
     paths = [os.path.join(folder, image['file_name']) for _, image in images]
     with ThreadPoolExecutor(threads or os.cpu_count()) as pool:  # threads help: OpenCV decodes without the GIL
         for (index, image), (damage, shape) in zip(images, pool.map(open_image, paths)):
-            name = rules.name_entry('images', index, image)
+            name = name_entry('images', index, image)
             if damage:
                 yield Fault(MISSING if damage == 'missing' else UNREADABLE, name,
                             f'has the file {rules.show(image["file_name"])}: {damage}')
             elif shape != (image['height'], image['width']):
                 yield Fault(WRONG_SIZE, name, f'says {image["width"]} x {image["height"]} pixels, but its file '
                                               f'{rules.show(image["file_name"])} has {shape[1]} x {shape[0]}')
-
-
-def check_dataset(options) -> Report:
-    """Check a data set as the options of ``tools/check_dataset.py`` say, and write the report to ``--json`` if given.
-
-    Raises:
-        SetupError: The annotation file or the folder of images does not exist, or the report cannot be written.
-    """
-    limits = Limits(options.reg_max, options.strides, options.scale, options.prior, options.tolerance)
-    report = check(options.annotations, options.images, limits, options.threads)
-    if options.json:
-        try:
-            with open(options.json, 'w') as file:
-                json.dump(report.as_dict(), file, indent=1)
-        except OSError as error:
-            raise SetupError(f'The report cannot be written to {options.json}: {error.strerror}') from error
-    return report

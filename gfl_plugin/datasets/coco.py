@@ -1,4 +1,6 @@
 """COCO-format detection data, checked when it is loaded."""
+import contextlib
+import io
 import os
 import re
 from collections import Counter
@@ -64,8 +66,8 @@ class CocoDataset(MMDetCocoDataset):
         return data_list
 
     def COCOAPI(self, path: str) -> COCO:
-        """Check an annotation file and index it. MMDetection calls this instead of the constructor of its own COCO."""
-        content = load_annotations(path, self.ann_file, needs_annotations=not self.test_mode)
+        """Read the annotations and index them. MMDetection calls this instead of the constructor of its own COCO."""
+        content = self._read_content(path)
         coco = index_annotations(content, COCO)
         # MMDetection asks the index for the category ids. Its own index answers in the order of the file's categories.
         ids = category_ids(content['categories'], self.metainfo['classes'], self.ann_file)
@@ -74,6 +76,9 @@ class CocoDataset(MMDetCocoDataset):
         if strays:  # MMDetection skips them silently
             self._dropped[STRAY] = strays
         return coco
+
+    def _read_content(self, path: str) -> dict:
+        return load_annotations(path, self.ann_file, needs_annotations=not self.test_mode)
 
     def parse_data_info(self, raw_data_info: dict) -> dict:
         image, boxes = raw_data_info['raw_img_info'], raw_data_info['raw_ann_info']
@@ -201,7 +206,8 @@ def index_annotations(content: dict, coco_class: type) -> COCO:
     """Fill pycocotools' COCO class, or one with the same interface, from annotations that are in memory already."""
     coco = coco_class()
     coco.dataset = content
-    coco.createIndex()
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints two lines about it
+        coco.createIndex()
     coco.img_ann_map, coco.cat_img_map = coco.imgToAnns, coco.catToImgs
     return coco
 

@@ -1,10 +1,11 @@
 """What the command lines in ``tools/`` do."""
-from ..datasets.check import check_dataset
 from .analyze import analyze
 from .benchmark import benchmark
+from .check_dataset import check_dataset
 from .config import Options, load_config
 from .reproduce import reproduce
 from .run import demo, reporting, test, train
+from .summary import test_and_report, train_and_report
 
 __all__ = ['Options', 'analyze', 'benchmark', 'check_dataset', 'demo', 'load_config', 'reporting', 'reproduce', 'test',
-           'train']
+           'test_and_report', 'train', 'train_and_report']

@@ -1,5 +1,4 @@
 """The studies of :mod:`gfl_plugin.analysis`, from a command line to a folder of numbers and figures."""
-import copy
 import importlib.util
 import json
 import os
@@ -7,7 +6,7 @@ import time
 from argparse import Namespace
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
 
-from mmengine.config import Config, ConfigDict
+from mmengine.config import ConfigDict
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 
@@ -15,6 +14,8 @@ from ..config_bases import CONFIGS
 from ..errors import SetupError
 from ..files import write_text
 from .config import Options, load_config
+from .own_data import innermost
+from .parts import build_head, own_head, read_resize
 from .reproduce import ON_COCO
 from .run import load_trained
 
@@ -62,53 +63,11 @@ def _study_targets(options: Options, folder: str) -> Dict[str, Any]:
     else:
         from mmdet.registry import DATASETS
         images = targets.objects_of_dataset(DATASETS.build(config.train_dataloader.dataset))
-    return targets.study(lambda strides: _build_head(config, options, strides), images,
-                         _read_resize(config, options.scale), options.reg_max)
 
+    def build(strides: Optional[Sequence[float]]):
+        return build_head(config, strides or options.strides, options.octave_base_scale)
 
-def _build_head(config: Config, options: Options, strides: Optional[Sequence[float]] = None):
-    """Build only the head of a config, with the priors that ``strides`` or the options ask for."""
-    from mmdet.registry import MODELS
-    settings = copy.deepcopy(_own_head(config))
-    settings.update(train_cfg=config.model.get('train_cfg'), test_cfg=config.model.get('test_cfg'))
-    asked = dict(strides=strides or options.strides, octave_base_scale=options.octave_base_scale)
-    settings.anchor_generator.update({name: value for name, value in asked.items() if value})
-    try:
-        return MODELS.build(settings)
-    except ValueError as error:
-        raise SetupError(f'The config does not give a head: {error}') from error
-
-
-def _own_head(config: Config) -> ConfigDict:
-    head = config.model.get('bbox_head') or {}
-    if head.get('type') not in ('gfl_plugin.GFLHead', 'gfl_plugin.GFLV2Head'):
-        raise SetupError(f'The studies are of gfl_plugin.GFLHead, and model.bbox_head is {head.get("type")!r}; any GFL '
-                         'config works with it as the only change')
-    return head
-
-
-def _read_resize(config: Config, scale: Optional[List[str]]):
-    """How images are resized: as ``--scale`` says, or as the config's test pipeline does."""
-    from ..analysis.targets import Resize
-    divisor = config.model.get('data_preprocessor', {}).get('pad_size_divisor', 1)
-    if scale:
-        if scale != ['none'] and not (len(scale) == 2 and all(side.isdigit() and int(side) for side in scale)):
-            raise SetupError(f'--scale is two numbers of pixels, or none, and not {" ".join(scale)}')
-        return Resize(None if scale == ['none'] else (int(scale[0]), int(scale[1])), True, divisor)
-    for transform in _dataset(config.test_dataloader.dataset).pipeline:
-        name = transform['type'].rpartition('.')[2]
-        if name == 'Resize' and 'scale' in transform:
-            return Resize(tuple(transform['scale']), transform.get('keep_ratio', False), divisor)
-        if 'Resize' in name:
-            raise SetupError(f'How the test pipeline resizes is not known here ({name}): say --scale W H, or none')
-    return Resize(None, True, divisor)
-
-
-def _dataset(dataset: ConfigDict) -> ConfigDict:
-    """The settings of a data set without its wrappers."""
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
-    return dataset
+    return targets.study(build, images, read_resize(config, options.scale), options.reg_max)
 
 
 # ---- models ----
@@ -131,9 +90,9 @@ def _open(options: Options, config_file: str, checkpoint: str, name: str, folder
     """Load a trained model and the first test images of its config, with their boxes."""
     from ..analysis.reading import Scene, Trained, read_scenes
     config = load_config(_with(options, config=config_file))
-    _own_head(config)
-    pipeline = _dataset(config.test_dataloader.dataset).pipeline
-    _dataset(config.test_dataloader.dataset).pipeline = load_boxes_first(pipeline)
+    own_head(config)
+    pipeline = innermost(config.test_dataloader.dataset).pipeline
+    innermost(config.test_dataloader.dataset).pipeline = load_boxes_first(pipeline)
     config.work_dir, config.experiment_name = os.path.join(folder, 'logs'), f'analyze_{time.time_ns()}'
     runner = load_trained(config, _with(options, checkpoint=checkpoint))
     model, loop = runner.model, runner.test_loop

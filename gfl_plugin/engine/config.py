@@ -17,8 +17,8 @@ Options = Namespace  # of tools/arguments.py
 
 # Settings that a run reads and that a config need not have.
 OPTIONAL = {*inspect.signature(Runner.__init__).parameters, 'activation_checkpointing', 'compile',
-            'efficient_conv_bn_eval', 'find_unused_parameters', 'model_wrapper_cfg', 'sync_bn', 'tta_model',
-            'tta_pipeline'}
+            'efficient_conv_bn_eval', 'find_unused_parameters', 'fit_schedule', 'model_wrapper_cfg', 'sync_bn',
+            'tta_model', 'tta_pipeline'}
 RANK = dict(pytorch='RANK', slurm='SLURM_PROCID', mpi='OMPI_COMM_WORLD_RANK')  # the launchers' variables
 
 
@@ -45,13 +45,18 @@ def load_config(options: Options) -> Config:
     if root is not None and (options.data_root or root != file_root):
         set_data_root(config, file_root, root, settings)
     if getattr(options, 'no_pretrained', False):
-        _visit(config.model, _drop_pretrained)
+        visit(config.model, _drop_pretrained)
     return config
 
 
+def is_first_rank(config: Config) -> bool:
+    """Whether this process speaks for all ranks. They read the config before they meet."""
+    return os.environ.get(RANK.get(config.launcher, ''), '0') == '0'
+
+
 def _warn(config: Config, text: str) -> None:
-    """Warn on rank 0 alone. Ranks read the config before they join, so the environment says which rank this is."""
-    if os.environ.get(RANK.get(config.launcher, ''), '0') == '0':
+    """Warn on rank 0 only."""
+    if is_first_rank(config):
         print_log(text, logger='current', level=logging.WARNING)
 
 
@@ -133,7 +138,7 @@ def set_data_root(config: Config, old: Optional[str], new: str, settings: Collec
                 node[key] = new + value[len(old):].lstrip('/')
 
     for key in ('train_dataloader', 'val_dataloader', 'test_dataloader', 'val_evaluator', 'test_evaluator'):
-        _visit(config.get(key), replace)
+        visit(config.get(key), replace)
     for split in ('val', 'test'):
         _point_evaluator_to_data(config, split, new, settings)
     config.data_root = new
@@ -150,7 +155,7 @@ def _point_evaluator_to_data(config: Config, split: str, root: str, settings: Co
             node.ann_file = annotations
 
     if annotations is not None and not is_asked_for:
-        _visit(config.get(evaluator), replace)
+        visit(config.get(evaluator), replace)
 
 
 def _annotations(loader: Optional[ConfigDict]) -> Optional[str]:
@@ -170,11 +175,11 @@ def _drop_pretrained(node: ConfigDict) -> None:
         node['pretrained'] = False
 
 
-def _visit(node: Any, act: Callable[[ConfigDict], None]) -> None:
-    """Call ``act`` on every dict below a node."""
+def visit(node: Any, act: Callable[[ConfigDict], None]) -> None:
+    """Call ``act`` on a node and on every dict below it."""
     if isinstance(node, dict):
         act(node)
         node = node.values()
     if not isinstance(node, str):
         for child in node if hasattr(node, '__iter__') else ():
-            _visit(child, act)
+            visit(child, act)

@@ -18,7 +18,9 @@ from .. import files, safe_loading
 from ..errors import Interrupted, RunError, SetupError
 from ..hooks import InterruptHook
 from ..visualization import save_gallery
+from .advice import advise, explaining_memory
 from .config import Options, load_config
+from .recipe import adapt_config, say
 from .run_folders import default_folder
 from .runner import Runner
 from .start import Start, decide_start, existing_file, named_last
@@ -102,15 +104,19 @@ def train(options: Options) -> Runner:
     """
     with _explaining_the_disk():
         config = load_config(options)
+        said = adapt_config(config, options)
         _set_precision_and_rate(config, options)
         _prepare_processes(config, options)
+        advice = advise(config)
+        say(config, advice)
         start: Start = _on_all_ranks(lambda: decide_start(options, config))
         config.work_dir, config.load_from, config.resume = start.folder, start.checkpoint, start.resume
         runner = _build(config)
+        runner.log_to_file('\n'.join(said + advice))
         for remark in start.remarks:
             runner.logger.warning(remark)
         try:
-            with _trust(options, start.checkpoint):
+            with _trust(options, start.checkpoint), explaining_memory(config, 'train'):
                 runner.train()
         finally:
             for hook in runner.hooks:
@@ -142,6 +148,7 @@ def test(options: Options) -> Tuple[Runner, Dict[str, float]]:
         SetupError: The user made a mistake.
     """
     config = load_config(options)
+    said = adapt_config(config, options)
     if options.out and not options.out.endswith(('.pkl', '.pickle')):
         raise SetupError(f'--out writes a pickle file, and {options.out} ends in neither .pkl nor .pickle')
     _prepare_processes(config, options)
@@ -155,8 +162,9 @@ def test(options: Options) -> Tuple[Runner, Dict[str, float]]:
         evaluator = config.test_evaluator
         evaluators = list(evaluator) if isinstance(evaluator, (list, tuple)) else [evaluator]
         config.test_evaluator = evaluators + [dict(type='DumpDetResults', out_file_path=options.out)]
-    with _trust(options, config.load_from):
+    with _trust(options, config.load_from), explaining_memory(config, 'test'):
         runner = _build(config, dump_config=False)
+        runner.log_to_file('\n'.join(said))
         return runner, runner.test()
 
 

@@ -1,15 +1,26 @@
 """MMEngine's Runner, which reports a user's mistake as one."""
 import contextlib
+import copy
 import errno
+import logging
 import re
 from typing import Iterator
 
 from mmengine.evaluator import Evaluator
+from mmengine.logging import MMLogger
 from mmengine.runner import BaseLoop
 from mmengine.runner import Runner as MMEngineRunner
 
 from .. import files
+from ..datasets.folder import forget_data
 from ..errors import SetupError
+from .recipe import fit_schedule
+
+# How records begin that go to the log file only: tables of the environment, the config, the hooks and the scores, a
+# line for each parameter with settings of its own, and what MMEngine tells its own developers.
+TABLES = ('\n', 'Config:\n', 'Hooks will be executed', 'paramwise_options', 'Evaluating ', 'bbox_mAP_copypaste',
+          'Distributed training is not used')
+DEPRECATIONS = ('"FileClient" will be deprecated', '"HardDiskBackend" is the alias')
 
 
 class Runner(MMEngineRunner):
@@ -20,35 +31,57 @@ class Runner(MMEngineRunner):
         with building('a model'):
             return super().from_cfg(cfg)
 
+    def build_logger(self, *args, **kwargs) -> MMLogger:
+        logger = super().build_logger(*args, **kwargs)
+        for handler in logger.handlers:
+            if not isinstance(handler, logging.FileHandler):
+                handler.addFilter(is_for_screen)
+        return logger
+
+    def log_to_file(self, text: str) -> None:
+        """Put into the log file what has been printed before there was one."""
+        if text:
+            self.logger.info(text, extra=dict(is_printed=True))
+
     def build_train_loop(self, loop) -> BaseLoop:
         with building('a training loop'):
             return super().build_train_loop(loop)
 
     def build_val_loop(self, loop) -> BaseLoop:
         with building('a validation loop'):
-            return super().build_val_loop(loop)
+            result = super().build_val_loop(loop)
+        forget_data()  # all data sets and metrics of the training are built
+        return result
 
     def build_test_loop(self, loop) -> BaseLoop:
         with building('a test loop'):
-            return super().build_test_loop(loop)
+            result = super().build_test_loop(loop)
+        forget_data()
+        return result
 
     def build_optim_wrapper(self, optim_wrapper):
         with building('an optimizer'):
             return super().build_optim_wrapper(optim_wrapper)
 
     def build_param_scheduler(self, scheduler):
+        if self.cfg.get('fit_schedule') and isinstance(self._train_loop, BaseLoop):
+            scheduler = copy.deepcopy(scheduler)
+            done = fit_schedule(scheduler, self.max_iters, len(self.train_dataloader))
+            if done:
+                self.logger.info(done)
         with building('a schedule'):
             return super().build_param_scheduler(scheduler)
 
     def build_evaluator(self, evaluator) -> Evaluator:
         try:
             return super().build_evaluator(evaluator)
-        except FileNotFoundError as error:
-            if isinstance(error, SetupError):
+        except (FileNotFoundError, SetupError) as error:
+            missing = error.__cause__ if isinstance(error, SetupError) else error
+            if not isinstance(missing, FileNotFoundError):
                 raise
-            raise SetupError(f'The evaluator reads {error.filename or error}, which does not exist. Let ann_file of '
-                             'val_evaluator and test_evaluator name the annotations of the data set that is evaluated, '
-                             'or pass its folder as --data-root') from error
+            raise SetupError(f'The evaluator reads {missing.filename or missing}, which does not exist. Let ann_file '
+                             'of val_evaluator and test_evaluator name the annotations of the data set that is '
+                             'evaluated, or pass its folder as --data-root') from error
 
     def _init_model_weights(self) -> None:
         try:
@@ -60,6 +93,13 @@ class Runner(MMEngineRunner):
             raise SetupError(f'The pretrained weights cannot be downloaded ({getattr(error, "reason", error)}). '
                              '--no-pretrained trains without them; without a network, download them elsewhere and name '
                              'the file in the config (model.backbone.init_cfg.checkpoint)') from error
+
+
+def is_for_screen(record: logging.LogRecord) -> bool:
+    """Whether a record goes to the screen as well as to the log file."""
+    text = record.getMessage()
+    is_table = record.levelno <= logging.INFO and text.startswith(TABLES)
+    return not (is_table or text.startswith(DEPRECATIONS) or getattr(record, 'is_printed', False))
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
 """Metrics."""
-from .coco_metric import CocoMetric
+from .coco_metric import CocoMetric, FolderMetric
 
-__all__ = ['CocoMetric']
+__all__ = ['CocoMetric', 'FolderMetric']

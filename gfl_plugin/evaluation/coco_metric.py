@@ -10,8 +10,11 @@ from mmengine.logging import MMLogger
 
 from ..datasets.annotations import NOT_FINITE, REQUIRED_BY_METRIC, category_ids, load_annotations
 from ..datasets.coco import index_annotations
+from ..datasets.folder import read_split
 from ..errors import SetupError
 from ..registry import METRICS
+
+BOX_METRICS = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
 
 
 def evaluators() -> Dict[str, Tuple[Callable, Callable]]:
@@ -30,7 +33,9 @@ class CocoMetric(MMDetCocoMetric):
     The annotation file is checked and completed as for training: a missing ``area`` becomes the area of the box, a
     missing ``iscrowd`` becomes 0, and ids start at 1. Boxes that are not finite are left out with a warning.
 
-    Unlike mmdet: classes and categories are matched by name, whatever the order of the file's categories.
+    Unlike mmdet: classes and categories are matched by name, whatever the order of the file's categories. Every AP is 0
+    if nothing was detected; MMDetection reports none. After each evaluation ``class_precision`` has the AP of each
+    class by its name; ``classwise=True`` also reports them among the metrics.
 
     Args:
         ann_file: Path of the annotation file; without one, the metric uses the ground truth of the data samples.
@@ -47,13 +52,14 @@ class CocoMetric(MMDetCocoMetric):
             raise SetupError(f'CocoMetric(backend={backend!r}): the installed backends are {", ".join(found)}')
         self._classes = found[backend or next(iter(found))]
         self._ann_file = ann_file
+        self.class_precision: Dict[str, float] = {}
         with mock.patch.object(coco_metric, 'COCO', self._load_truth):
             super().__init__(ann_file, *args, **kwargs)
+        self._reports_classes, self.classwise = self.classwise, True
 
     def _load_truth(self, path: str):
-        """Check, complete and index the annotations. MMDetection calls this in place of the constructor of its COCO."""
-        content = load_annotations(path, self._ann_file, needs_annotations=not self.format_only,
-                                   required=REQUIRED_BY_METRIC)
+        """Read and index the annotations. MMDetection calls this in place of the constructor of its COCO."""
+        content = self._read_content(path)
         boxes = content.get('annotations', [])
         finite = [box for box in boxes if math.isfinite(sum(box['bbox']))]
         if len(finite) < len(boxes):  # no detection can match a NaN box, and it has no area
@@ -61,6 +67,10 @@ class CocoMetric(MMDetCocoMetric):
                 f'{self._ann_file}: {len(boxes) - len(finite)} boxes were dropped from the evaluation ({NOT_FINITE})')
             content['annotations'] = finite
         return index_annotations(content, self._classes[0])
+
+    def _read_content(self, path: str) -> dict:
+        return load_annotations(path, self._ann_file, needs_annotations=not self.format_only,
+                                required=REQUIRED_BY_METRIC)
 
     @MMDetCocoMetric.dataset_meta.setter
     def dataset_meta(self, dataset_meta: dict) -> None:
@@ -81,4 +91,30 @@ class CocoMetric(MMDetCocoMetric):
     def compute_metrics(self, results: list) -> Dict[str, float]:
         # MMDetection's metric looks both classes up in its module.
         with mock.patch.multiple(coco_metric, COCO=self._classes[0], COCOeval=self._classes[1]):
-            return super().compute_metrics(results)
+            metrics = super().compute_metrics(results)
+        if 'bbox' in self.metrics and not self.format_only:
+            for name in self.metric_items or BOX_METRICS:
+                metrics.setdefault(f'bbox_{name}', 0.0)
+            self._take_class_precision(metrics)
+        return metrics
+
+    def _take_class_precision(self, metrics: Dict[str, float]) -> None:
+        take = metrics.get if self._reports_classes else metrics.pop
+        self.class_precision = {name: float(take(f'{name}_precision', 0.0)) for name in self.dataset_meta['classes']}
+
+
+@METRICS.register_module()
+class FolderMetric(CocoMetric):
+    """CocoMetric on one split of a data set in COCO, YOLO or Pascal VOC layout.
+
+    Args:
+        path, split, val_share: As of ``FolderDataset``.
+        kwargs: As of ``CocoMetric``, except ``ann_file``.
+    """
+
+    def __init__(self, path: str, split: str, val_share: float = 0.2, **kwargs) -> None:
+        self._source = (path, split, val_share)
+        super().__init__(read_split(*self._source).source, **kwargs)
+
+    def _read_content(self, path: str) -> dict:
+        return read_split(*self._source).content

@@ -9,10 +9,11 @@ from ..registry import HOOKS
 
 @HOOKS.register_module()
 class CheckSetupHook(Hook):
-    """Stop a run whose head and data differ in the number of classes, or whose checkpoint is of another model.
+    """Stop a run whose head, data and checkpoint do not belong together.
 
     Raises:
-        SetupError: The head's num_classes differs from the data set's, or the checkpoint does not fit the model.
+        SetupError: The head's num_classes differs from the data set's, the checkpoint does not fit the model, or the
+            checkpoint was trained on the same classes in another order.
     """
     priority = 'VERY_HIGH'  # before hooks that load parts of a checkpoint (EMAHook)
 
@@ -48,6 +49,8 @@ class CheckSetupHook(Hook):
         fitting = len(wanted) - len(missing) - len(reshaped)
         # Weights that a training starts from may lack the head or have other classes, but half of them must fit.
         starts_training = isinstance(runner._train_loop, BaseLoop) and not runner._resume  # in a test: still a dict
+        if not starts_training:
+            self._check_order(runner, checkpoint)
         if not (missing or unexpected or reshaped) or (starts_training and 2 * fitting >= len(wanted)):
             return
         parts = [f'{len(keys)} keys are {what} ({", ".join(keys[:3])}{", ..." if len(keys) > 3 else ""})'
@@ -55,3 +58,14 @@ class CheckSetupHook(Hook):
                                     (reshaped, 'of another shape')) if keys]
         raise SetupError(f'The checkpoint {runner._load_from} is of another architecture than the config: {fitting} '
                          f'of the model\'s {len(wanted)} keys fit; {"; ".join(parts)}')
+
+    @staticmethod
+    def _check_order(runner: Runner, checkpoint: dict) -> None:
+        loop = runner._train_loop if runner._resume else runner._test_loop
+        dataset = loop.dataloader.dataset if isinstance(loop, BaseLoop) else None
+        trained = ((checkpoint.get('meta') or {}).get('dataset_meta') or {}).get('classes')
+        given = getattr(dataset, 'metainfo', {}).get('classes')
+        if trained and given and list(trained) != list(given) and sorted(trained) == sorted(given):
+            raise SetupError(f'The checkpoint {runner._load_from} was trained on the classes {", ".join(trained)}, and '
+                             f'the data have them in another order: {", ".join(given)}. Use the config in the folder '
+                             'of that training, which lists its classes')

@@ -1,4 +1,4 @@
-"""Pictures of detections."""
-from .gallery import save_gallery
+"""Pictures of detections and of ground truth."""
+from .gallery import save_gallery, save_truth
 
-__all__ = ['save_gallery']
+__all__ = ['save_gallery', 'save_truth']

@@ -1,6 +1,6 @@
-"""Draw detections on images: one file per image, and one sheet with all of them."""
+"""Draw boxes on images: detections, one file per image and one sheet with all of them; or a sheet of ground truth."""
 import os
-from typing import Sequence
+from typing import Dict, List, Sequence, Tuple
 
 import cv2
 import numpy as np
@@ -36,6 +36,68 @@ def save_gallery(model, dataset, folder: str, count: int = 24, columns: int = 6,
         cv2.imwrite(os.path.join(folder, f'{os.path.splitext(os.path.basename(sample.img_path))[0]}.png'), picture)
         tiles.append(fit(picture, TILE))
     return write_sheet(tiles, columns, os.path.join(folder, 'sheet.png'))
+
+
+def save_truth(content: dict, images: str, path: str, palette: Sequence[Tuple[int, int, int]], count: int = 24,
+               columns: int = 6) -> int:
+    """Draw the ground truth of images that have objects, evenly spaced over a data set, on one sheet.
+
+    Boxes that training ignores are thin and white. Images that cannot be read are left out.
+
+    Args:
+        content: Well-formed, in COCO's format.
+        images: The folder that its file names are relative to.
+        path: Of the sheet; its folder is made if missing.
+        palette: A colour (red, green, blue) for each category.
+        count: The most images to draw.
+        columns: Of the sheet.
+
+    Returns:
+        How many images are on the sheet. There is no sheet without one.
+
+    Raises:
+        OSError: The sheet cannot be written.
+    """
+    boxes: Dict[int, List[dict]] = {}
+    for box in content['annotations']:
+        boxes.setdefault(box['image_id'], []).append(box)
+    shown = [image for image in content['images'] if image['id'] in boxes]
+    styles = {category['id']: (_plain(category['name'], label), palette[label][::-1])
+              for label, category in enumerate(content['categories'])}
+    tiles = []
+    for image in (shown[index * len(shown) // count] for index in range(count)) if len(shown) > count else shown:
+        picture = cv2.imread(os.path.join(images, image['file_name']))
+        if picture is not None:
+            tiles.append(draw_truth(picture, boxes[image['id']], styles))
+    if tiles:
+        os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
+        with open(path, 'wb') as file:
+            file.write(cv2.imencode(os.path.splitext(path)[1], lay_out(tiles, columns))[1].tobytes())
+    return len(tiles)
+
+
+def draw_truth(image: np.ndarray, boxes: Sequence[dict], styles: Dict[int, tuple]) -> np.ndarray:
+    """A tile (TILE, TILE, 3) with the annotations of an image; ``styles`` has a name and a colour for each category."""
+    zoom = TILE / max(image.shape[:2])
+    tile = fit(image, TILE)
+    top, left = ((TILE - round(side * zoom)) // 2 for side in image.shape[:2])
+    for box in boxes:
+        x, y, width, height = box['bbox']
+        corners = np.array([x, y, x + width, y + height]) * zoom + [left, top, left, top]
+        if not np.isfinite(corners).all():
+            continue
+        name, color = styles[box['category_id']]
+        if box.get('iscrowd') or box.get('ignore'):
+            _rectangle(tile, corners, GROUND_TRUTH, 1)
+        else:
+            _rectangle(tile, corners, color, 2)
+            _caption(tile, name, corners[:2], color)
+    return tile
+
+
+def _plain(name: str, label: int) -> str:
+    """A name that OpenCV's font can write, which has ASCII alone."""
+    return name if name.isascii() else f'class {label + 1}'
 
 
 def draw_detections(image: np.ndarray, found: InstanceData, gt_boxes: np.ndarray, gt_scale: np.ndarray,
@@ -87,12 +149,18 @@ def fit(picture: np.ndarray, side: int) -> np.ndarray:
 
 
 def write_sheet(tiles: Sequence[np.ndarray], columns: int, path: str) -> str:
-    """Lay tiles (TILE, TILE, 3) out in rows and write them to ``path``."""
+    """Lay tiles out in rows and write them to ``path``."""
+    cv2.imwrite(path, lay_out(tiles, columns))
+    return path
+
+
+def lay_out(tiles: Sequence[np.ndarray], columns: int) -> np.ndarray:
+    """A sheet with tiles (TILE, TILE, 3) in rows."""
+    columns = min(columns, len(tiles))
     rows = -(-len(tiles) // columns)
     step = TILE + GAP
     sheet = np.full((rows * step + GAP, columns * step + GAP, 3), 255, np.uint8)
     for i, tile in enumerate(tiles):
         y, x = GAP + i // columns * step, GAP + i % columns * step
         sheet[y:y + TILE, x:x + TILE] = tile
-    cv2.imwrite(path, sheet)
-    return path
+    return sheet

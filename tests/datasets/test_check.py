@@ -8,6 +8,7 @@ import pytest
 from data_sets import SIZE, build, content, encode, write_set
 from tool_runs import ROOT, parse, run
 
+from gfl_plugin import engine
 from gfl_plugin.datasets import check
 from gfl_plugin.datasets.check import Limits
 from gfl_plugin.errors import SetupError
@@ -184,7 +185,7 @@ def test_the_report_as_json(tmp_path):
     root = changed(tmp_path, bbox=[5, 5, 0, 9], image_id=11)
     options = parse('check_dataset', str(root / 'boxes.json'), '--images', str(root / 'images'), '--json',
                     str(tmp_path / 'report.json'))
-    check.check_dataset(options)
+    engine.check_dataset(options)
     report = json.loads((tmp_path / 'report.json').read_text())
     assert report['counts'] == dict(images=4, annotations=8, categories=2) and report['suffers'] is True, \
         'the JSON should have the verdict'
@@ -194,7 +195,7 @@ def test_the_report_as_json(tmp_path):
     assert problem['entries'][0]['entry'] == 'annotations[5] (id 105)', 'the JSON should list every entry'
     options.json = str(tmp_path / 'none' / 'report.json')
     with pytest.raises(SetupError, match='cannot be written .* No such file'):
-        check.check_dataset(options)
+        engine.check_dataset(options)
 
 
 def test_real_sets_have_no_problem(tiny_coco):
