@@ -20,8 +20,7 @@ $(ENV)/.installed: pyproject.toml constraints.txt constraints-torch.txt
 demo: env
 	$(RUN) tools/demo.py
 
-# timm serves its tests alone, and comes without what it asks for: its torchvision would bring another PyTorch. Beside
-# one for CPUs torchvision does not import until tests/timm_setup.py helps it to; nothing else here minds.
+# Only the tests need timm. pip installs it without its dependencies: its torchvision would bring another PyTorch.
 $(ENV)/.timm: $(ENV)/.installed
 	$(ENV)/bin/pip install --disable-pip-version-check -q --no-deps $(PINS) timm torchvision
 	@touch $@

@@ -1,28 +1,32 @@
 """Any model of timm as a backbone."""
+import importlib
+from types import ModuleType
 from typing import Any, List, Sequence
 
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from ..compat import vision
 from ..errors import SetupError
 from ..registry import MODELS
 
 
-def import_timm():
-    """timm, which nothing else here needs.
+def import_timm() -> ModuleType:
+    """Import timm, which nothing else here needs.
 
     Raises:
-        SetupError: It is not installed, or does not import.
+        SetupError: timm is not installed, or does not import.
     """
+    vision.define_missed_operators()
     try:
-        import timm
+        return importlib.import_module('timm')
     except ImportError as error:
-        raise SetupError(f'gfl_plugin.TIMMBackbone needs timm, and {error}: pip install timm. It pulls torchvision, '
-                         'which has to be the one that was built for your PyTorch') from error
-    except RuntimeError as error:  # torchvision without the operators that it was compiled with
-        raise SetupError(f'gfl_plugin.TIMMBackbone needs timm, whose torchvision does not import: {error}. Install the '
-                         'torchvision that was built for your PyTorch') from error
-    return timm
+        raise SetupError(f'gfl_plugin.TIMMBackbone needs timm ({error}): pip install timm. That also installs '
+                         'torchvision, and may replace your PyTorch by the one that this torchvision was built for; '
+                         'pip install --no-deps timm torchvision keeps the PyTorch that you have') from error
+    except RuntimeError as error:
+        raise SetupError(f'gfl_plugin.TIMMBackbone needs timm, and timm needs torchvision, which does not import: '
+                         f'{error}. Install the torchvision that was built for your PyTorch') from error
 
 
 @MODELS.register_module()

@@ -10,6 +10,7 @@ from timm_setup import need_timm
 from tool_runs import ROOT, parse, scalars
 
 from gfl_plugin import engine
+from gfl_plugin.backbones.timm_backbone import import_timm
 from gfl_plugin.errors import SetupError
 
 ONE_SMALL_ITERATION = [
@@ -22,8 +23,7 @@ FAMILIES = ['resnet18', 'mobilenetv3_small_050', 'regnety_002', 'swin_tiny_patch
 @pytest.fixture
 def timm():
     need_timm()
-    import timm
-    return timm
+    return import_timm()
 
 
 @pytest.mark.parametrize('name', FAMILIES)
