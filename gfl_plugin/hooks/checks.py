@@ -1,18 +1,27 @@
 """Checks that need both sides: the data and the head, the checkpoint and the model."""
+import copy
+from typing import Dict, List
+
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import BaseLoop, Runner
+from torch import Tensor
 
 from ..errors import SetupError
 from ..registry import HOOKS
 
+State = Dict[str, Tensor]
+
 
 @HOOKS.register_module()
 class CheckSetupHook(Hook):
-    """Stop a run whose head has another number of classes than its data, or whose checkpoint is of another model.
+    """Stop a run whose head does not match its data, or whose checkpoint belongs to another model.
+
+    A training may start from weights that fit only in part, such as those of other classes. What does not fit stays
+    new, and one line of the log counts it.
 
     Raises:
-        SetupError: So it is.
+        SetupError: The head's num_classes differs from the data set's, or the checkpoint does not fit the model.
     """
     priority = 'VERY_HIGH'  # before hooks that load parts of a checkpoint (EMAHook)
 
@@ -40,18 +49,40 @@ class CheckSetupHook(Hook):
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         model = getattr(model, 'module', model)  # of test-time augmentation
         wanted = model.state_dict()
-        given = {key[len('module.'):] if key.startswith('module.') else key: value
-                 for key, value in checkpoint.get('state_dict', checkpoint).items()}
+        given = {_without_wrapper(key): value for key, value in checkpoint.get('state_dict', checkpoint).items()}
         missing = sorted(wanted.keys() - given.keys())
         unexpected = sorted(given.keys() - wanted.keys())
         reshaped = sorted(k for k in wanted.keys() & given.keys() if wanted[k].shape != given[k].shape)
         fitting = len(wanted) - len(missing) - len(reshaped)
         # Weights to start a training from may lack a head or have another number of classes; they must fit by half.
         starts_training = isinstance(runner._train_loop, BaseLoop) and not runner._resume  # in a test it is a dict yet
-        if not (missing or unexpected or reshaped) or (starts_training and 2 * fitting >= len(wanted)):
+        if starts_training and 2 * fitting >= len(wanted):
+            self._keep_new(runner, checkpoint, wanted, missing, reshaped)
             return
-        parts = [f'{len(keys)} keys are {what} ({", ".join(keys[:3])}{", ..." if len(keys) > 3 else ""})'
+        if not (missing or unexpected or reshaped):
+            return
+        parts = [f'{len(keys)} keys are {what} ({_first(keys)})'
                  for keys, what in ((missing, 'missing'), (unexpected, 'unknown to the model'),
                                     (reshaped, 'of another shape')) if keys]
         raise SetupError(f'The checkpoint {runner._load_from} is of another architecture than the config: of the '
                          f'model\'s {len(wanted)} keys {fitting} fit; {"; ".join(parts)}')
+
+    @staticmethod
+    def _keep_new(runner: Runner, checkpoint: dict, wanted: State, missing: List[str], reshaped: List[str]) -> None:
+        """Put the model's own tensors in the place of those of another shape, and log how many tensors stay new."""
+        if 'state_dict' not in checkpoint:  # EMAHook needs one
+            checkpoint['state_dict'] = copy.copy(checkpoint)
+        state = checkpoint['state_dict']
+        for key in [key for key in state if _without_wrapper(key) in reshaped]:
+            state[key] = wanted[_without_wrapper(key)]
+        new = sorted(missing + reshaped)
+        if new:
+            runner.logger.info(f'{len(new)} of {len(wanted)} tensors stay new: {_first(new)}')
+
+
+def _without_wrapper(key: str) -> str:
+    return key[len('module.'):] if key.startswith('module.') else key
+
+
+def _first(keys: List[str]) -> str:
+    return ', '.join(keys[:3]) + (', ...' if len(keys) > 3 else '')
