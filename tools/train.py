@@ -4,6 +4,7 @@
     python tools/train.py configs/gfl/gfl_r50_fpn_1x_coco.py --data-root data/coco
     python tools/train.py configs/gfl/gfl_r50_fpn_1x_coco.py --data my/pictures --epochs 24 --image-size 640
     python tools/train.py configs/gfl/gfl_r50_fpn_1x_coco.py --resume
+    python tools/train.py configs/gfl/gfl_r50_fpn_1x_coco.py --weights gfl_r50_fpn_ms-2x_coco
 """
 import arguments
 
@@ -21,7 +22,11 @@ def parse_options():
                         help='scale the learning rate by the batch size over all devices')
     parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT',
                         help='go on from a checkpoint; without a name, from the latest one of this config')
-    parser.add_argument('--no-pretrained', action='store_true', help='start from scratch, without pretrained weights')
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument('--weights', metavar='NAME|FILE|URL|none',
+                       help='the checkpoint to start from: a GFL checkpoint that MMDetection published, such as '
+                       'gfl_r50_fpn_ms-2x_coco, a file or a URL; none starts from scratch')
+    start.add_argument('--no-pretrained', action='store_true', help='the same as --weights none')
     return parser.parse_args()
 
 

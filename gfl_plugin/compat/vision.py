@@ -1,11 +1,13 @@
 """torchvision, where it is absent or was built for another PyTorch. Importing the latter raises RuntimeError.
 
 MMEngine imports torchvision for two purposes. It logs torchvision's version, so a broken one ends every run. And it
-looks up where the weights of ``torchvision://`` are, although MMEngine's own table is enough for that.
+looks up where the weights of ``torchvision://`` are, although MMEngine's own table is enough for that. timm imports
+torchvision too.
 """
 import functools
 import importlib
 import os
+import re
 import sys
 from typing import Callable, Dict, Optional, Tuple
 
@@ -21,6 +23,34 @@ _collect_env, _get_torchvision_models = dl_utils.collect_env, checkpoint.get_tor
 TRIALS: Dict[str, Callable] = dict(
     roi_align=lambda operator, one: operator(one, one.new_tensor([[0, 0, 0, 1, 1]]), (1, 1), 1.0, 1, True),
     deform_conv2d=lambda operator, one: operator(one, one.new_zeros(1, 2, 1, 1), one))
+
+# torchvision asks PyTorch for these two operators while it is imported, even if its compiled part does not load.
+MISSED_SCHEMAS: Dict[str, str] = {
+    'nms': 'nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor',
+    'qnms': 'qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor'}
+_defined = []  # PyTorch forgets an operator once the library that defined it is gone
+
+
+def define_missed_operators() -> None:
+    """Make torchvision importable beside a PyTorch that its compiled part does not fit.
+
+    timm imports torchvision, and calls none of its operators. If the import fails only because an operator does not
+    exist, this function defines the schemas of the operators in :data:`MISSED_SCHEMAS`, and the next import succeeds.
+    The operators still do nothing: whoever calls one gets torchvision's own error. This function changes nothing if
+    torchvision imports by itself, is absent, or fails for any other reason.
+    """
+    try:
+        importlib.import_module('torchvision')
+    except ImportError:  # whoever needs it says so
+        return
+    except RuntimeError as error:
+        if not re.search(r'operator torchvision::\w+ does not exist', str(error)):
+            return
+        library = torch.library.Library('torchvision', 'FRAGMENT')
+        for name, schema in MISSED_SCHEMAS.items():
+            if not hasattr(torch.ops.torchvision, name):
+                library.define(schema)
+        _defined.append(library)
 
 
 @functools.lru_cache(maxsize=None)

@@ -12,6 +12,7 @@ from mmengine.runner import Runner
 
 from ..compat import install_for_tools
 from ..errors import SetupError
+from .weights import find_weights
 
 Options = Namespace  # of tools/arguments.py
 
@@ -23,12 +24,13 @@ RANK = dict(pytorch='RANK', slurm='SLURM_PROCID', mpi='OMPI_COMM_WORLD_RANK')  #
 
 
 def load_config(options: Options) -> Config:
-    """Read ``options.config`` and apply what all tools share: ``--cfg-options``, ``--data-root``, ``--launcher``.
+    """Read ``options.config`` and apply ``--cfg-options``, ``--data-root``, ``--launcher`` and ``--weights``.
 
     A key of ``--cfg-options`` that the config does not have is applied, with a warning.
 
     Raises:
-        SetupError: There is no such file, it cannot be read, or an option is not of the form key=value.
+        SetupError: There is no such file, it cannot be read, an option is not of the form key=value, or nothing is
+            known by the name of the weights.
     """
     install_for_tools()
     if not os.path.isfile(options.config):
@@ -44,8 +46,9 @@ def load_config(options: Options) -> Config:
     root = options.data_root or config.get('data_root')
     if root is not None and (options.data_root or root != file_root):
         set_data_root(config, file_root, root, settings)
-    if getattr(options, 'no_pretrained', False):
-        visit(config.model, _drop_pretrained)
+    weights = getattr(options, 'weights', None) or ('none' if getattr(options, 'no_pretrained', False) else None)
+    if weights:
+        _start_from(config, weights, settings)
     return config
 
 
@@ -167,11 +170,25 @@ def _annotations(loader: Optional[ConfigDict]) -> Optional[str]:
     return os.path.join(dataset.get('data_root') or '', file) if file else None
 
 
+# ---- --weights ----
+
+def _start_from(config: Config, weights: str, settings: Collection[str]) -> None:
+    """Start from the checkpoint that ``weights`` names, or from scratch if it is ``none``.
+
+    A checkpoint of a detector brings its backbone, so no other weights are loaded, or even downloaded. ``load_from``
+    in ``settings``, the keys of ``--cfg-options``, wins.
+    """
+    checkpoint = None if weights == 'none' else find_weights(weights)
+    visit(config.model, _drop_pretrained)
+    if 'load_from' not in settings:
+        config.load_from = checkpoint
+
+
 def _drop_pretrained(node: ConfigDict) -> None:
     init = node.get('init_cfg')
     if isinstance(init, dict) and init.get('type') == 'Pretrained':
         node['init_cfg'] = None
-    if node.get('pretrained') is True:  # of gfl_plugin.TIMMBackbone
+    if node.get('pretrained'):  # of gfl_plugin.TIMMBackbone
         node['pretrained'] = False
 
 

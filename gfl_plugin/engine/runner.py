@@ -84,15 +84,33 @@ class Runner(MMEngineRunner):
                              'evaluated, or pass its folder as --data-root') from error
 
     def _init_model_weights(self) -> None:
-        try:
+        with downloading('The pretrained weights', 'in the config (model.backbone.init_cfg.checkpoint)'):
             super()._init_model_weights()
-        except OSError as error:
-            is_of_the_disk = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) or files.is_out_of_space(error)
-            if isinstance(error, SetupError) or is_of_the_disk:
-                raise
-            raise SetupError(f'The pretrained weights cannot be downloaded ({getattr(error, "reason", error)}). '
-                             '--no-pretrained trains without them; without a network, download them elsewhere and name '
-                             'the file in the config (model.backbone.init_cfg.checkpoint)') from error
+
+    def load_or_resume(self) -> None:
+        if '://' not in (self._load_from or ''):
+            super().load_or_resume()
+            return
+        with downloading(self._load_from, 'by --weights'):
+            super().load_or_resume()
+
+
+@contextlib.contextmanager
+def downloading(what: str, option: str) -> Iterator[None]:
+    """Raise a SetupError in place of the error of a failed download.
+
+    Args:
+        what: Is downloaded.
+        option: How to name a file that the user has downloaded elsewhere.
+    """
+    try:
+        yield
+    except OSError as error:
+        is_of_the_disk = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) or files.is_out_of_space(error)
+        if isinstance(error, SetupError) or is_of_the_disk:
+            raise
+        raise SetupError(f'{what} cannot be downloaded ({getattr(error, "reason", error)}). --weights none trains from '
+                         f'scratch; without a network, download the file elsewhere and name it {option}') from error
 
 
 def is_for_screen(record: logging.LogRecord) -> bool:

@@ -1,15 +1,24 @@
 """Check that the head fits the data, and the checkpoint fits the model."""
+import copy
+from typing import Dict, List
+
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import BaseLoop, Runner
+from torch import Tensor
 
 from ..errors import SetupError
 from ..registry import HOOKS
+
+State = Dict[str, Tensor]
 
 
 @HOOKS.register_module()
 class CheckSetupHook(Hook):
     """Stop a run whose head, data and checkpoint do not belong together.
+
+    A training may start from weights that fit only in part, such as those of other classes. What does not fit stays
+    new, and one line of the log counts it.
 
     Raises:
         SetupError: The head's num_classes differs from the data set's, the checkpoint does not fit the model, or the
@@ -41,8 +50,7 @@ class CheckSetupHook(Hook):
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         model = getattr(model, 'module', model)  # test-time augmentation wraps the model
         wanted = model.state_dict()
-        given = {key[len('module.'):] if key.startswith('module.') else key: value
-                 for key, value in checkpoint.get('state_dict', checkpoint).items()}
+        given = {_without_wrapper(key): value for key, value in checkpoint.get('state_dict', checkpoint).items()}
         missing = sorted(wanted.keys() - given.keys())
         unexpected = sorted(given.keys() - wanted.keys())
         reshaped = sorted(k for k in wanted.keys() & given.keys() if wanted[k].shape != given[k].shape)
@@ -51,9 +59,12 @@ class CheckSetupHook(Hook):
         starts_training = isinstance(runner._train_loop, BaseLoop) and not runner._resume  # in a test: still a dict
         if not starts_training:
             self._check_order(runner, checkpoint)
-        if not (missing or unexpected or reshaped) or (starts_training and 2 * fitting >= len(wanted)):
+        elif 2 * fitting >= len(wanted):
+            self._keep_new(runner, checkpoint, wanted, missing, reshaped)
             return
-        parts = [f'{len(keys)} keys are {what} ({", ".join(keys[:3])}{", ..." if len(keys) > 3 else ""})'
+        if not (missing or unexpected or reshaped):
+            return
+        parts = [f'{len(keys)} keys are {what} ({_first(keys)})'
                  for keys, what in ((missing, 'missing'), (unexpected, 'unknown to the model'),
                                     (reshaped, 'of another shape')) if keys]
         raise SetupError(f'The checkpoint {runner._load_from} is of another architecture than the config: {fitting} '
@@ -69,3 +80,23 @@ class CheckSetupHook(Hook):
             raise SetupError(f'The checkpoint {runner._load_from} was trained on the classes {", ".join(trained)}, and '
                              f'the data have them in another order: {", ".join(given)}. Use the config in the folder '
                              'of that training, which lists its classes')
+
+    @staticmethod
+    def _keep_new(runner: Runner, checkpoint: dict, wanted: State, missing: List[str], reshaped: List[str]) -> None:
+        """Put the model's own tensors in the place of those of another shape, and log how many tensors stay new."""
+        if 'state_dict' not in checkpoint:  # EMAHook needs one
+            checkpoint['state_dict'] = copy.copy(checkpoint)
+        state = checkpoint['state_dict']
+        for key in [key for key in state if _without_wrapper(key) in reshaped]:
+            state[key] = wanted[_without_wrapper(key)]
+        new = sorted(missing + reshaped)
+        if new:
+            runner.logger.info(f'{len(new)} of {len(wanted)} tensors stay new: {_first(new)}')
+
+
+def _without_wrapper(key: str) -> str:
+    return key[len('module.'):] if key.startswith('module.') else key
+
+
+def _first(keys: List[str]) -> str:
+    return ', '.join(keys[:3]) + (', ...' if len(keys) > 3 else '')

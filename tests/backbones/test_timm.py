@@ -10,6 +10,7 @@ from timm_setup import need_timm
 from tool_runs import ROOT, parse, scalars
 
 from gfl_plugin import engine
+from gfl_plugin.backbones.timm_backbone import import_timm
 from gfl_plugin.errors import SetupError
 
 ONE_SMALL_ITERATION = [
@@ -22,8 +23,7 @@ FAMILIES = ['resnet18', 'mobilenetv3_small_050', 'regnety_002', 'swin_tiny_patch
 @pytest.fixture
 def timm():
     need_timm()
-    import timm
-    return timm
+    return import_timm()
 
 
 @pytest.mark.parametrize('name', FAMILIES)
@@ -53,6 +53,7 @@ def test_a_model_name_alone_selects_another_model(timm, name, tmp_path):
     (dict(model_name='resnet18', strides=(8, 16, 32, 64)), r'resnet18 .*\[2, 4, 8, 16, 32\].*\[8, 16, 32, 64\]'),
     (dict(model_name='mixer_s16_224'), 'mixer_s16_224 .*one size'),
     (dict(model_name='resnet18', out_indices=(2, 3, 4)), 'resnet18 .*by strides'),
+    (dict(model_name='resnet18', frozen=['layer1', 'stage2']), "no module 'stage2' .*it has conv1, .*layer2"),
 ])
 def test_models_that_do_not_fit_are_named(timm, options, said):
     with pytest.raises(SetupError, match=said):
@@ -74,6 +75,13 @@ def test_unused_stages_are_not_built_and_batch_norm_is_frozen(timm):
     assert not any('layer4' in name for name, _ in backbone.named_parameters()), \
         'C5 is not used, so it should not be built'
     assert not any(m.training for m in backbone.modules() if isinstance(m, torch.nn.BatchNorm2d))
+
+
+def test_frozen_modules_do_not_learn(timm):
+    backbone = MODELS.build(dict(type='gfl_plugin.TIMMBackbone', model_name='resnet18', frozen=['conv1', 'layer1']))
+    sum(m.sum() for m in backbone(torch.randn(1, 3, 64, 64))).backward()
+    still = {name.split('.')[1] for name, p in backbone.named_parameters() if p.grad is None}
+    assert still == {'conv1', 'layer1'}
 
 
 def test_a_training_starts_from_pretrained_weights(timm, monkeypatch):

@@ -120,6 +120,6 @@ def test_weights_that_cannot_be_downloaded_name_the_way_out(error, data, tmp_pat
 
     monkeypatch.setattr('torch.hub.load_state_dict_from_url', fail)
     weights = ['type=Pretrained', 'checkpoint=https://weights.invalid/r18.pth']
-    with pytest.raises(SetupError, match='weights cannot be downloaded.*(service|network).*--no-pretrained'):
+    with pytest.raises(SetupError, match='weights cannot be downloaded.*(service|network).*--weights none'):
         engine.train(on_shapes('train', data, '--work-dir', str(tmp_path / 'run'),
                                settings=[f'model.backbone.init_cfg.{setting}' for setting in weights]))

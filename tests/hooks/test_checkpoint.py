@@ -200,7 +200,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path):
     with mock.patch.object(LocalBackend, 'put', put_once), pytest.raises(RunError, match='epoch_2.pth.*--resume'):
         engine.train(on_shapes(*arguments, settings=ONE))
     assert checkpoints(run) == ['epoch_1.pth'] and damage(str(run / 'epoch_1.pth')) is None
-    assert not list(run.glob('.*')), 'the half-written file should not use up the remaining space'
+    assert not list(run.glob('.*.writing')), 'the half-written file should not use up the remaining space'
     assert engine.train(on_shapes(*arguments, '--resume', settings=ONE)).iter == 8
 
 
