@@ -65,9 +65,10 @@ def test_workers_of_a_test_outlast_what_ends_it(hook, number):
     """Ctrl-C reaches every process of a terminal; a worker that it ends prints a traceback."""
     evaluation = runner()
     hook.before_test(evaluation)
+    others = set(multiprocessing.active_children())  # of other tests
     batches = iter(evaluation.test_dataloader)
     next(batches)
-    worker, = multiprocessing.active_children()
+    worker, = set(multiprocessing.active_children()) - others
     subprocess.run(['kill', f'-{int(number)}', str(worker.pid)], check=True)
     time.sleep(0.2)  # it dies now or not at all
     assert worker.is_alive()
