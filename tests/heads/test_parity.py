@@ -26,8 +26,9 @@ CASES = {
 SCOPES = {'own': 'gfl_plugin.', 'mmdet': ''}
 # MMDetection's head and ours, whose default is GFL; ATSS, (CenternessBranch, DiracDelta), has no bins.
 TWINS = {'gfl': twin_heads, 'atss': atss_heads}
-every_case = pytest.mark.parametrize('twins, case', [(twins, case) for twins in TWINS for case in CASES
-                                                     if twins != 'atss' or 'reg_max' not in CASES[case].get('head', {})])
+every_case = pytest.mark.parametrize('twins, case', [
+    (twins, case) for twins in TWINS for case in CASES
+    if twins != 'atss' or 'reg_max' not in CASES[case].get('head', {})])
 
 
 TOLERANCE = dict(cpu=1e-5, cuda=1e-4)  # a GPU adds in an order of its own
