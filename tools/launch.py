@@ -48,7 +48,7 @@ def make_agent(*args, **kwargs) -> LocalElasticAgent:
 
 def warn_of_plain_torchrun(missing: Sequence[str]) -> None:
     print(f'warning: this PyTorch has no {", ".join(missing)}, so plain torchrun starts the processes. It restarts '
-          'them even after a mistake of yours', file=sys.stderr)
+          'them even after an error in your config or command', file=sys.stderr)
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> None:
