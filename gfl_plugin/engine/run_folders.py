@@ -28,8 +28,8 @@ def training_folder(options: Options, config: Config) -> str:
     if not asked:
         return next(folder for folder in _numbered(base) if claim(folder))
     if not claim(base):
-        raise SetupError(f'{base} holds an earlier run, and a new run does not overwrite it. Go on with it by --resume, '
-                         'or name another --work-dir')
+        raise SetupError(f'{base} holds an earlier run, and a new run does not overwrite it. Go on with it by '
+                         '--resume, or name another --work-dir')
     return base
 
 
