@@ -1,6 +1,6 @@
 # GFL, ResNet-18, FPN on the shapes of gfl_plugin/datasets/shapes.py: a detector trained from scratch on a CPU.
 #
-# 4,800 images for training, 300 held out: AP 0.404, AP50 0.580 in 8.4 minutes on two CPU cores with 0.8 GB of memory.
+# 4,800 images for training, 300 held out: AP 0.403, AP50 0.585 in 7.6 minutes on two CPU cores.
 # The time includes drawing the images (tools/demo.py).
 #
 # Each line that differs from the COCO config (configs/gfl/gfl_r50_fpn_1x_coco.py) gives its reason.
