@@ -3,6 +3,7 @@ import difflib
 import inspect
 import logging
 import os
+import traceback
 from argparse import Namespace
 from typing import Any, Callable, Collection, Dict, Iterator, Optional
 
@@ -37,8 +38,9 @@ def load_config(options: Options) -> Config:
         raise SetupError(f'There is no config file {os.path.abspath(options.config)}')
     try:
         config = Config.fromfile(options.config)
-    except (SyntaxError, FileNotFoundError, KeyError, NameError) as error:
-        raise SetupError(f'{options.config} cannot be read: {error}') from error
+    except Exception as error:  # a Python config can raise anything
+        raise SetupError(f'{options.config} cannot be read{_name_line(error)}: '
+                         f'{type(error).__name__}: {error}') from error
     config.launcher = options.launcher
     file_root = config.get('data_root')
     settings = dict(map(_key_and_value, options.cfg_options or []))
@@ -50,6 +52,12 @@ def load_config(options: Options) -> Config:
     if weights:
         _start_from(config, weights, settings)
     return config
+
+
+def _name_line(error: Exception) -> str:
+    """Name the file and the line that raised an error, if the error comes from running a config."""
+    lines = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.name == '<module>']
+    return f' ({lines[-1].filename}, line {lines[-1].lineno})' if lines else ''
 
 
 def is_first_rank(config: Config) -> bool:
@@ -69,7 +77,12 @@ def _key_and_value(option: str):
     key, separator, value = option.partition('=')
     if not separator:
         raise SetupError(f'--cfg-options takes key=value, and {option!r} has no "="')
-    return key, DictAction._parse_iterable(value)
+    if not all(key.split('.')):
+        raise SetupError(f'--cfg-options takes key=value, and a name is missing in the key of {option!r}')
+    try:
+        return key, DictAction._parse_iterable(value)
+    except AssertionError as error:  # brackets that do not match
+        raise SetupError(f'--cfg-options cannot read the value of {option!r}: {error}') from error
 
 
 def _merge(config: Config, settings: Dict[str, Any]) -> None:
