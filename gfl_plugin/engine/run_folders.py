@@ -19,9 +19,11 @@ def training_folder(options: Options, config: Config) -> str:
     The default is ``work_dirs/NAME``, or else ``NAME-2``, ``NAME-3`` and so on.
 
     Raises:
-        SetupError: ``--work-dir``, or ``work_dir`` in the config, holds an earlier run.
+        SetupError: ``--work-dir``, or ``work_dir`` in the config, holds an earlier run or is not a folder.
     """
     asked = options.work_dir or config.get('work_dir')
+    if asked:
+        _refuse_file(asked)
     base = asked or default_folder(options)
     if options.resume is not None:
         return base if asked else _latest(base)
@@ -31,6 +33,15 @@ def training_folder(options: Options, config: Config) -> str:
         raise SetupError(f'{base} holds an earlier run, and a new one overwrites nothing. Go on with it by --resume, '
                          'or name another --work-dir')
     return base
+
+
+def _refuse_file(folder: str) -> None:
+    """Raise a SetupError if a folder cannot be made, because it or a folder around it is a file."""
+    path = os.path.abspath(folder)
+    while not os.path.lexists(path):
+        path = os.path.dirname(path)
+    if not os.path.isdir(path):
+        raise SetupError(f'{path} is not a folder. Name another --work-dir')
 
 
 def _numbered(base: str) -> Iterator[str]:

@@ -37,6 +37,13 @@ def test_a_folder_that_was_asked_for_is_taken_once(exists, tmp_path):
         folder('--work-dir', str(asked))
 
 
+@pytest.mark.parametrize('below', ['', 'run'])
+def test_a_file_is_no_folder(below, tmp_path):
+    (tmp_path / 'file').touch()
+    with pytest.raises(SetupError, match='file is not a folder'):
+        folder('--work-dir', str(tmp_path / 'file' / below))
+
+
 def test_a_mistake_takes_no_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for arguments in (['--cfg-options', 'load_from=nowhere.pth'], ['--auto-scale-lr']):
