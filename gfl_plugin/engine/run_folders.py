@@ -1,4 +1,5 @@
 """Which folder a run writes to, so that no run overwrites another one."""
+import contextlib
 import itertools
 import os
 import re
@@ -6,11 +7,14 @@ import socket
 from typing import Iterator
 
 from mmengine.config import Config
+from mmengine.dist import is_main_process
 
-from ..errors import SetupError
+from ..errors import RunError, SetupError
+from ..safe_loading import UnsafeCheckpointError
 from .config import Options
 
 LAUNCH = '.launch'  # in a run's folder: marks it as taken, and names the torchrun that started the run, if one did
+LOGS = re.compile(r'\d{8}_\d{6}')  # the folder that MMEngine makes for the logs of one start
 
 
 def training_folder(options: Options, config: Config) -> str:
@@ -68,19 +72,42 @@ def claim(folder: str) -> bool:
     """Take a folder for a new run, unless another run has it. If several runs start together, one of them gets it.
 
     Returns:
-        Whether the folder is this run's. It is if it did not exist or was empty, or if torchrun has started this run
-        there before.
+        Whether the folder is this run's. It is if it did not exist or holds nothing but logs, or if torchrun has
+        started this run there before.
     """
     try:
         os.makedirs(folder, exist_ok=True)
         if is_started_again(folder):
             return True
-        if os.listdir(folder):
+        if not all(map(LOGS.fullmatch, os.listdir(folder))):
             return False
         with open(os.path.join(folder, LAUNCH), 'x'):
             return True
     except FileExistsError:
         return False
+
+
+@contextlib.contextmanager
+def giving_back(folder: str, config: Config) -> Iterator[None]:
+    """Give back the folder of a new run if a user's mistake ends it before it has saved anything but logs.
+
+    The corrected command can then use the same folder.
+    """
+    try:
+        yield
+    except RunError:  # no mistake: the run has trained
+        raise
+    except (SetupError, UnsafeCheckpointError):
+        if is_main_process():
+            _unclaim(folder, os.path.basename(config.filename))
+        raise
+
+
+def _unclaim(folder: str, config: str) -> None:
+    entries, own = set(os.listdir(folder)), {LAUNCH, config}
+    if all(map(LOGS.fullmatch, entries - own)):
+        for entry in own & entries:
+            os.remove(os.path.join(folder, entry))
 
 
 def sign(folder: str) -> None:
