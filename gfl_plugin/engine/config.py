@@ -140,21 +140,26 @@ def set_data_root(config: Config, old: Optional[str], new: str, settings: Collec
     """Put a data root into every data set and evaluator of a config.
 
     Files below the old root are found below the new one. An evaluator that reads a file elsewhere, of the config that
-    this one inherits from, say, gets the annotations of the data set that it evaluates, unless ``settings``, the keys
-    of ``--cfg-options``, name its file.
+    this one inherits from, say, gets the annotations of the data set that it evaluates. What ``settings``, the keys of
+    ``--cfg-options``, name keeps its value.
     """
     new = os.path.join(new, '')  # the configs join by adding
     old = old and os.path.join(old, '')
 
-    def replace(node: ConfigDict) -> None:
-        for key, value in node.items():
+    def replace(node: Any, prefix: str) -> None:
+        for key, value in _children(node).items():
+            name = f'{prefix}.{key}'
+            if name in settings:  # the user's own value
+                continue
             if key == 'data_root':
                 node[key] = new
             elif key in ('ann_file', 'proposal_file') and isinstance(value, str) and old and value.startswith(old):
                 node[key] = new + value[len(old):].lstrip('/')
+            else:
+                replace(value, name)
 
     for key in ('train_dataloader', 'val_dataloader', 'test_dataloader', 'val_evaluator', 'test_evaluator'):
-        visit(config.get(key), replace)
+        replace(config.get(key), key)
     for split in ('val', 'test'):
         _point_evaluator_to_data(config, split, new, settings)
     config.data_root = new

@@ -101,6 +101,14 @@ def test_a_data_root_leaves_what_the_user_names(tmp_path):
     assert config.val_evaluator.ann_file == 'some/file.json' and config.test_evaluator.ann_file.endswith('boxes.json')
 
 
+def test_a_data_root_leaves_a_root_and_a_file_that_the_user_names(tmp_path):
+    config = load('--data-root', 'elsewhere', '--cfg-options', 'val_dataloader.dataset.data_root=other/',
+                  'val_evaluator.ann_file=data/mine/some.json', config=inheriting(tmp_path))
+    assert config.val_dataloader.dataset.data_root == 'other/'
+    assert config.val_evaluator.ann_file == 'data/mine/some.json'
+    assert config.test_dataloader.dataset.data_root == 'elsewhere/'
+
+
 def test_a_data_root_does_not_reach_a_folder_of_a_longer_name(tmp_path):
     config = load('--data-root', 'elsewhere', config=inheriting(
         tmp_path, "train_dataloader = dict(dataset=dict(ann_file='data/mine-too/boxes.json'))"))
