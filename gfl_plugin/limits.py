@@ -1,12 +1,14 @@
 """Limit the memory that a process uses for a file that it reads. Needs no stack."""
 import math
 import os
+import re
 from pathlib import Path
 from typing import Iterator
 
 # A few changed bytes give a small JPEG 65535 x 16000 pixels, and OpenCV takes 16 s and 6.6 GB to decode it. A GIF of
 # 60 bytes can take 5 GB.
 MOST_PIXELS = 2**28
+VARIABLE = 'OPENCV_IO_MAX_IMAGE_PIXELS'
 
 
 def limit_opencv() -> None:
@@ -17,7 +19,13 @@ def limit_opencv() -> None:
     the package calls this function before it imports the stack. In a program that imports cv2, mmcv or mmdet before
     this package, OpenCV keeps its own limit of 2^30 pixels.
     """
-    os.environ.setdefault('OPENCV_IO_MAX_IMAGE_PIXELS', str(MOST_PIXELS))
+    os.environ.setdefault(VARIABLE, str(MOST_PIXELS))
+
+
+def most_pixels() -> int:
+    """Return the limit that the user has set for OpenCV, or else :data:`MOST_PIXELS`."""
+    value = re.fullmatch(r'(\d+)(|KB|Kb|kb|MB|Mb|mb)', os.environ.get(VARIABLE, ''))  # as OpenCV reads it
+    return int(value[1]) * {'': 1, 'k': 2**10, 'm': 2**20}[value[2][:1].lower()] if value else MOST_PIXELS
 
 
 def usable_memory(groups: Path = Path('/proc/self/cgroup'), root: Path = Path('/sys/fs/cgroup')) -> float:

@@ -143,7 +143,7 @@ def find_wrong(section: str, entry: Any, required: Dict[str, Dict[str, Rule]] = 
         if not is_valid(entry[key]):
             return f'has the {key} {show(entry[key])}, not {expected}'
     for key, (is_valid, expected) in OPTIONAL.get(section, {}).items():
-        if key in entry and not is_valid(entry[key]):
+        if entry.get(key) is not None and not is_valid(entry[key]):  # null means that the value is missing
             return f'has the {key} {show(entry[key])}, not {expected}'
     return None
 
@@ -190,15 +190,16 @@ def complete(annotations: List[dict]) -> Dict[str, int]:
         annotations: Well-formed entries. If one of them has an id below 1, all of them are renumbered from 1.
 
     Returns:
-        How many annotations got a new value, by key. Keys that no annotation lacked are left out.
+        How many annotations got a new value, by key. Keys that no annotation lacked are left out. A value of null
+        counts as missing.
     """
     filled: Counter = Counter()
     renumber = any(annotation['id'] < 1 for annotation in annotations)
     for number, annotation in enumerate(annotations, 1):
-        if 'area' not in annotation:
+        if annotation.get('area') is None:
             annotation['area'] = annotation['bbox'][2] * annotation['bbox'][3]
             filled['area'] += 1
-        if 'iscrowd' not in annotation:
+        if annotation.get('iscrowd') is None:
             annotation['iscrowd'] = 0
             filled['iscrowd'] += 1
         if renumber:
@@ -224,7 +225,8 @@ def why_dropped(annotation: dict, width: float, height: float) -> Optional[str]:
         return OUTSIDE
     if w < 1 or h < 1:
         return THIN
-    if annotation.get('area', 1) <= 0:
+    area = annotation.get('area')
+    if area is not None and area <= 0:
         return NO_AREA_ENTRY
     return None
 

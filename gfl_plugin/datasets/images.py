@@ -11,7 +11,7 @@ from typing import Iterable, Iterator, List, Optional, Tuple
 import cv2
 import numpy as np
 
-from ..limits import MOST_PIXELS
+from ..limits import VARIABLE, most_pixels
 
 JPEG, END_OF_JPEG, JPEG_SCAN = b'\xff\xd8', b'\xff\xd9', 0xda
 JPEG_FRAMES = frozenset(range(0xc0, 0xd0)) - {0xc4, 0xc8, 0xcc}  # the markers of the segments that hold the size
@@ -33,8 +33,8 @@ def find_damage(path: str) -> Optional[str]:
             number = file.fileno()
             head, size = os.pread(number, HEAD, 0), os.fstat(number).st_size
             width, height = _read_size(number, head)
-            if width * height > MOST_PIXELS:
-                return f'it claims to have {width} x {height} pixels'
+            if width * height > most_pixels():
+                return f'it claims to have {width} x {height} pixels, more than {VARIABLE} allows'
             if _is_doubtful(head, os.pread(number, TAIL, max(size - TAIL, 0))):
                 return _check_content(file.readall(), number)
             return None
@@ -130,7 +130,7 @@ def describe(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return 'missing'
     if 'CV_IO_MAX_IMAGE_PIXELS' in str(error):
-        return 'it claims to have more pixels than OpenCV decodes (OPENCV_IO_MAX_IMAGE_PIXELS)'
+        return f'it claims to have more pixels than OpenCV decodes ({VARIABLE})'
     if isinstance(error, OSError):
         return (error.strerror or str(error)).lower()
     return ' '.join(str(error).split())

@@ -3,6 +3,7 @@ import difflib
 import inspect
 import logging
 import os
+import traceback
 from argparse import Namespace
 from typing import Any, Callable, Collection, Dict, Iterator, Optional
 
@@ -37,8 +38,9 @@ def load_config(options: Options) -> Config:
         raise SetupError(f'There is no config file {os.path.abspath(options.config)}')
     try:
         config = Config.fromfile(options.config)
-    except (SyntaxError, FileNotFoundError, KeyError, NameError) as error:
-        raise SetupError(f'{options.config} cannot be read: {error}') from error
+    except Exception as error:  # a Python config can raise anything
+        raise SetupError(f'{options.config} cannot be read{_name_line(error)}: '
+                         f'{type(error).__name__}: {error}') from error
     config.launcher = options.launcher
     file_root = config.get('data_root')
     settings = dict(map(_key_and_value, options.cfg_options or []))
@@ -50,6 +52,12 @@ def load_config(options: Options) -> Config:
     if weights:
         _start_from(config, weights, settings)
     return config
+
+
+def _name_line(error: Exception) -> str:
+    """Name the file and the line that raised an error, if the error comes from running a config."""
+    lines = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.name == '<module>']
+    return f' ({lines[-1].filename}, line {lines[-1].lineno})' if lines else ''
 
 
 def is_first_rank(config: Config) -> bool:
@@ -69,7 +77,12 @@ def _key_and_value(option: str):
     key, separator, value = option.partition('=')
     if not separator:
         raise SetupError(f'--cfg-options takes key=value, and {option!r} has no "="')
-    return key, DictAction._parse_iterable(value)
+    if not all(key.split('.')):
+        raise SetupError(f'--cfg-options takes key=value, and a name is missing in the key of {option!r}')
+    try:
+        return key, DictAction._parse_iterable(value)
+    except AssertionError as error:  # brackets that do not match
+        raise SetupError(f'--cfg-options cannot read the value of {option!r}: {error}') from error
 
 
 def _merge(config: Config, settings: Dict[str, Any]) -> None:
@@ -127,21 +140,26 @@ def set_data_root(config: Config, old: Optional[str], new: str, settings: Collec
     """Put a data root into every data set and evaluator of a config.
 
     Files below the old root are found below the new one. An evaluator that reads a file elsewhere, of the config that
-    this one inherits from, say, gets the annotations of the data set that it evaluates, unless ``settings``, the keys
-    of ``--cfg-options``, name its file.
+    this one inherits from, say, gets the annotations of the data set that it evaluates. What ``settings``, the keys of
+    ``--cfg-options``, name keeps its value.
     """
     new = os.path.join(new, '')  # the configs join by adding
     old = old and os.path.join(old, '')
 
-    def replace(node: ConfigDict) -> None:
-        for key, value in node.items():
+    def replace(node: Any, prefix: str) -> None:
+        for key, value in _children(node).items():
+            name = f'{prefix}.{key}'
+            if name in settings:  # the user's own value
+                continue
             if key == 'data_root':
                 node[key] = new
             elif key in ('ann_file', 'proposal_file') and isinstance(value, str) and old and value.startswith(old):
                 node[key] = new + value[len(old):].lstrip('/')
+            else:
+                replace(value, name)
 
     for key in ('train_dataloader', 'val_dataloader', 'test_dataloader', 'val_evaluator', 'test_evaluator'):
-        visit(config.get(key), replace)
+        replace(config.get(key), key)
     for split in ('val', 'test'):
         _point_evaluator_to_data(config, split, new, settings)
     config.data_root = new

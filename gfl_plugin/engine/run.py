@@ -21,7 +21,7 @@ from ..visualization import save_gallery
 from .advice import advise, explaining_memory
 from .config import Options, load_config
 from .recipe import adapt_config, say
-from .run_folders import default_folder
+from .run_folders import default_folder, giving_back
 from .runner import Runner
 from .start import Start, decide_start, existing_file, named_last
 
@@ -102,7 +102,7 @@ def train(options: Options) -> Runner:
         RunError: The run cannot go on: the disk is full, or the loss is not finite.
         Interrupted: A signal ended the run, and the run is saved.
     """
-    with _explaining_the_disk():
+    with _explaining_the_disk(), contextlib.ExitStack() as stack:
         config = load_config(options)
         said = adapt_config(config, options)
         _set_precision_and_rate(config, options)
@@ -111,6 +111,8 @@ def train(options: Options) -> Runner:
         say(config, advice)
         start: Start = _on_all_ranks(lambda: decide_start(options, config))
         config.work_dir, config.load_from, config.resume = start.folder, start.checkpoint, start.resume
+        if options.resume is None and not start.resume:
+            stack.enter_context(giving_back(start.folder, config))
         runner = _build(config)
         runner.log_to_file('\n'.join(said + advice))
         for remark in start.remarks:

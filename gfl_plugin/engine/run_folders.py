@@ -1,4 +1,5 @@
 """Which folder a run writes to, so that no run overwrites another one."""
+import contextlib
 import itertools
 import os
 import re
@@ -6,11 +7,14 @@ import socket
 from typing import Iterator
 
 from mmengine.config import Config
+from mmengine.dist import is_main_process
 
-from ..errors import SetupError
+from ..errors import RunError, SetupError
+from ..safe_loading import UnsafeCheckpointError
 from .config import Options
 
 LAUNCH = '.launch'  # in a run's folder: marks it as taken, and names the torchrun that started the run, if one did
+LOGS = re.compile(r'\d{8}_\d{6}')  # the folder that MMEngine makes for the logs of one start
 
 
 def training_folder(options: Options, config: Config) -> str:
@@ -19,9 +23,11 @@ def training_folder(options: Options, config: Config) -> str:
     The default is ``work_dirs/NAME``, or else ``NAME-2``, ``NAME-3`` and so on.
 
     Raises:
-        SetupError: ``--work-dir``, or ``work_dir`` in the config, holds an earlier run.
+        SetupError: ``--work-dir``, or ``work_dir`` in the config, holds an earlier run or is not a folder.
     """
     asked = options.work_dir or config.get('work_dir')
+    if asked:
+        _refuse_file(asked)
     base = asked or default_folder(options)
     if options.resume is not None:
         return base if asked else _latest(base)
@@ -31,6 +37,15 @@ def training_folder(options: Options, config: Config) -> str:
         raise SetupError(f'{base} holds an earlier run, and a new run does not overwrite it. Go on with it by '
                          '--resume, or name another --work-dir')
     return base
+
+
+def _refuse_file(folder: str) -> None:
+    """Raise a SetupError if a folder cannot be made, because it or a folder around it is a file."""
+    path = os.path.abspath(folder)
+    while not os.path.lexists(path):
+        path = os.path.dirname(path)
+    if not os.path.isdir(path):
+        raise SetupError(f'{path} is not a folder. Name another --work-dir')
 
 
 def _numbered(base: str) -> Iterator[str]:
@@ -57,19 +72,42 @@ def claim(folder: str) -> bool:
     """Take a folder for a new run, unless another run has it. If several runs start together, one of them gets it.
 
     Returns:
-        Whether the folder is this run's. It is if it did not exist or was empty, or if torchrun has started this run
-        there before.
+        Whether the folder is this run's. It is if it did not exist or holds nothing but logs, or if torchrun has
+        started this run there before.
     """
     try:
         os.makedirs(folder, exist_ok=True)
         if is_started_again(folder):
             return True
-        if os.listdir(folder):
+        if not all(map(LOGS.fullmatch, os.listdir(folder))):
             return False
         with open(os.path.join(folder, LAUNCH), 'x'):
             return True
     except FileExistsError:
         return False
+
+
+@contextlib.contextmanager
+def giving_back(folder: str, config: Config) -> Iterator[None]:
+    """Give back the folder of a new run if a user's mistake ends it before it has saved anything but logs.
+
+    The corrected command can then use the same folder.
+    """
+    try:
+        yield
+    except RunError:  # no mistake: the run has trained
+        raise
+    except (SetupError, UnsafeCheckpointError):
+        if is_main_process():
+            _unclaim(folder, os.path.basename(config.filename))
+        raise
+
+
+def _unclaim(folder: str, config: str) -> None:
+    entries, own = set(os.listdir(folder)), {LAUNCH, config}
+    if all(map(LOGS.fullmatch, entries - own)):
+        for entry in own & entries:
+            os.remove(os.path.join(folder, entry))
 
 
 def sign(folder: str) -> None:

@@ -75,6 +75,9 @@ class CocoMetric(MMDetCocoMetric):
     @MMDetCocoMetric.dataset_meta.setter
     def dataset_meta(self, dataset_meta: dict) -> None:
         # MMEngine sets this when it builds a loop, so a class without a category stops the run before it starts.
+        if 'classes' not in (dataset_meta or {}):
+            raise SetupError('The metric does not know the classes of the data set. Set metainfo=dict(classes=...) in '
+                             'the data set of the config')
         self._dataset_meta = dataset_meta
         if self._coco_api is not None:
             self.cat_ids = sorted(self._ids_by_label())

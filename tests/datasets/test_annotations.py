@@ -157,6 +157,17 @@ def test_annotations_are_completed():
     assert complete(whole) == {} and whole == content()['annotations'], 'a complete file should not change'
 
 
+@pytest.mark.parametrize('key', ['area', 'iscrowd'])
+def test_null_counts_as_missing(key):
+    entries = content()
+    box = entries['annotations'][0]
+    expected = boxes_to_learn(entries)
+    box[key] = None
+    assert not list(find_malformed(entries)) and boxes_to_learn(entries) == expected
+    assert complete(entries['annotations']) == {key: 1}
+    assert box[key] == dict(area=box['bbox'][2] * box['bbox'][3], iscrowd=0)[key]
+
+
 def test_boxes_to_learn():
     """Boxes that training drops are left out, and the others stay as the file has them."""
     entries = content(images=3)

@@ -72,8 +72,16 @@ def test_exif_rotation(tmp_path):
     (b'GIF89a' + b'\x60\xea' * 2 + bytes(50), '60000 x 60000')], ids=['jpeg', 'png', 'gif'])
 def test_huge_sizes_are_refused_before_memory_is_allocated(tmp_path, content, size):
     (tmp_path / 'image').write_bytes(content)
-    assert find_damage(str(tmp_path / 'image')) == f'it claims to have {size} pixels', \
-        'the size in the header should decide'
+    said = f'it claims to have {size} pixels, more than OPENCV_IO_MAX_IMAGE_PIXELS allows'
+    assert find_damage(str(tmp_path / 'image')) == said, 'the size in the header should decide'
+
+
+@pytest.mark.parametrize('limit, is_allowed', [(str(2**30), True), ('1024MB', True), ('399999999', False),
+                                               ('300MB', False), ('much', False)])
+def test_the_user_sets_the_limit(limit, is_allowed, tmp_path, monkeypatch):
+    monkeypatch.setenv('OPENCV_IO_MAX_IMAGE_PIXELS', limit)
+    (tmp_path / 'image').write_bytes(encode('png')[:16] + struct.pack('>II', 20000, 20000) + encode('png')[24:])
+    assert (find_damage(str(tmp_path / 'image')) is None) == is_allowed
 
 
 HUGE = {

@@ -94,6 +94,13 @@ def test_ids_and_missing_entries(tmp_path):
     assert content['annotations'][0] == dict(id=0, image_id=0, category_id=0, bbox=[2, 3, 20, 15], area=300, iscrowd=0)
 
 
+def test_null_counts_as_missing(tmp_path):
+    splits = make_splits(tmp_path)
+    splits['train'].content['annotations'][0].update(area=None, iscrowd=None)
+    content = find_layout(str(write_coco(splits, tmp_path / 'set'))).splits['train'].content
+    assert content['annotations'][0]['area'] == 300 and content['annotations'][0]['iscrowd'] == 0
+
+
 def test_splits_that_number_categories_differently(tmp_path):
     splits = make_splits(tmp_path)
     before = [box['category_id'] for box in splits['val'].content['annotations']]

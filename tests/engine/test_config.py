@@ -55,6 +55,29 @@ def test_a_key_that_cannot_be_set_is_a_mistake():
         load('--cfg-options', 'param_scheduler.7.end=2')
 
 
+@pytest.mark.parametrize('option, said', [('a=[1,2', r"value of 'a=\[1,2'"), ('=3', "missing in the key of '=3'"),
+                                          ('model..x=3', "missing in the key of 'model..x=3'")])
+def test_an_option_that_cannot_be_read_is_a_mistake(option, said):
+    with pytest.raises(SetupError, match=said):
+        load('--cfg-options', option)
+
+
+# ---- files that are no configs ----
+
+@pytest.mark.parametrize('name, text, said', [
+    ('README.md', '# A title', 'py/yml/yaml/json'),
+    ('broken.yaml', 'a: [1, 2', 'ParserError'),
+    ('imports.py', "custom_imports = dict(imports=['no_such_module'])", 'no_such_module'),
+    ('base.py', "_base_ = 'nopepkg::x.py'", 'ValueError.*package'),
+    ('attribute.py', 'a = 1\nb = a.size', r'attribute.py, line 2\): AttributeError'),
+    ('type.py', 'a = 1\n\nb = len(a)', r'type.py, line 3\): TypeError'),
+])
+def test_a_file_that_cannot_be_read_as_a_config_is_a_mistake(name, text, said, tmp_path):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(SetupError, match=f'{name} cannot be read.*{said}'):
+        load(config=str(tmp_path / name))
+
+
 # ---- data roots ----
 
 def inheriting(folder, *lines):
@@ -76,6 +99,14 @@ def test_a_data_root_leaves_what_the_user_names(tmp_path):
     config = load('--data-root', 'elsewhere', '--cfg-options', 'val_evaluator.ann_file=some/file.json',
                   config=inheriting(tmp_path))
     assert config.val_evaluator.ann_file == 'some/file.json' and config.test_evaluator.ann_file.endswith('boxes.json')
+
+
+def test_a_data_root_leaves_a_root_and_a_file_that_the_user_names(tmp_path):
+    config = load('--data-root', 'elsewhere', '--cfg-options', 'val_dataloader.dataset.data_root=other/',
+                  'val_evaluator.ann_file=data/mine/some.json', config=inheriting(tmp_path))
+    assert config.val_dataloader.dataset.data_root == 'other/'
+    assert config.val_evaluator.ann_file == 'data/mine/some.json'
+    assert config.test_dataloader.dataset.data_root == 'elsewhere/'
 
 
 def test_a_data_root_does_not_reach_a_folder_of_a_longer_name(tmp_path):

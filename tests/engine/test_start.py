@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from tool_runs import SHAPES, parse
+from tool_runs import SHAPES, on_shapes, parse
 
 from gfl_plugin import engine
 from gfl_plugin.engine import run_folders, start
@@ -37,12 +37,35 @@ def test_a_folder_that_was_asked_for_is_taken_once(exists, tmp_path):
         folder('--work-dir', str(asked))
 
 
+@pytest.mark.parametrize('below', ['', 'run'])
+def test_a_file_is_no_folder(below, tmp_path):
+    (tmp_path / 'file').touch()
+    with pytest.raises(SetupError, match='file is not a folder'):
+        folder('--work-dir', str(tmp_path / 'file' / below))
+
+
 def test_a_mistake_takes_no_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for arguments in (['--cfg-options', 'load_from=nowhere.pth'], ['--auto-scale-lr']):
         with pytest.raises(SetupError):
             engine.train(parse('train', SHAPES, *arguments))
     assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize('setting', ['custom_hooks=[dict(type="NoSuchHook")]', 'train_cfg.max_epoch=2'])
+def test_a_mistake_gives_the_folder_back(setting, tmp_path):
+    asked = str(tmp_path / 'run')
+    with pytest.raises(SetupError, match='The config does not give'):
+        engine.train(on_shapes('train', tmp_path / 'data', '--work-dir', asked, settings=[setting]))
+    assert folder('--work-dir', asked) == asked
+
+
+def test_a_run_that_has_saved_keeps_its_folder(tmp_path):
+    run = write_run(tmp_path / 'run', 'epoch_1.pth', run_folders.LAUNCH, Path(SHAPES).name)
+    written = sorted(os.listdir(run))
+    with pytest.raises(SetupError), run_folders.giving_back(str(run), engine.load_config(parse('train', SHAPES))):
+        raise SetupError('a mistake')
+    assert sorted(os.listdir(run)) == written
 
 
 def write_run(folder, *names):

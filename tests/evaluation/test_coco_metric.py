@@ -225,3 +225,10 @@ def test_the_ground_truth_may_come_from_the_data_samples():
     found = dict(bboxes=boxes, scores=torch.ones(2), labels=torch.arange(2))
     metric.process({}, [dict(img_id=5, ori_shape=(400, 400), instances=instances, pred_instances=found)])
     assert metric.evaluate(1)['coco/bbox_mAP'] == 1
+
+
+def test_a_data_set_without_classes_is_a_mistake(tmp_path):
+    (tmp_path / 'truth.json').write_text(json.dumps(truth()))
+    metric = METRICS.build(dict(type='gfl_plugin.CocoMetric', ann_file=str(tmp_path / 'truth.json')))
+    with pytest.raises(SetupError, match=r'Set metainfo=dict\(classes='):
+        metric.dataset_meta = {}

@@ -92,8 +92,10 @@ def _clean(content: dict, name: str, findings: Findings) -> None:
         elif annotation['category_id'] not in categories:
             findings.add(NO_CATEGORY, f'{name}: {name_entry("annotations", index, annotation)}')
         else:
-            annotation.setdefault('area', annotation['bbox'][2] * annotation['bbox'][3])
-            annotation.setdefault('iscrowd', 0)
+            if annotation.get('area') is None:
+                annotation['area'] = annotation['bbox'][2] * annotation['bbox'][3]
+            if annotation.get('iscrowd') is None:
+                annotation['iscrowd'] = 0
             kept.append(annotation)
     content['annotations'] = kept
     seen = set()
