@@ -1,5 +1,4 @@
 """The predictions of a batch: what the head's maps say, and where."""
-from functools import cached_property
 from typing import NamedTuple, Optional, Sequence
 
 import torch
@@ -29,7 +28,7 @@ class Predictions(NamedTuple):
 
     def priors_at(self, index: PriorIndex) -> Priors:
         """The K priors, in pixels."""
-        return read_priors(self.grids, index)
+        return read_priors(self.grids, index.prior, index.sizes)
 
     def logits(self) -> Tensor:
         """(B, P, C) class logits of every prior, fp32."""
@@ -46,13 +45,15 @@ class Peek:
 
     def __init__(self, pred: Predictions, box) -> None:
         self.pred, self.box = pred, box
+        self._boxes: Optional[Tensor] = None
 
-    @cached_property
     def boxes(self) -> Tensor:
         """(B, P, 4) decoded boxes, in pixels."""
-        raw = _flatten(self.pred.box)
-        priors = (x.repeat(len(raw), 1) for x in all_priors(self.pred.grids, raw.device))
-        return self.box.decode(raw.flatten(0, 1), Priors(*priors)).unflatten(0, raw.shape[:2])
+        if self._boxes is None:  # not functools.cached_property, whose lock torch.compile cannot trace
+            raw = _flatten(self.pred.box)
+            priors = (x.repeat(len(raw), 1) for x in all_priors(self.pred.grids, raw.device))
+            self._boxes = self.box.decode(raw.flatten(0, 1), Priors(*priors)).unflatten(0, raw.shape[:2])
+        return self._boxes
 
     def logits(self, image: int) -> Tensor:
         """(P, C) class logits of one image."""

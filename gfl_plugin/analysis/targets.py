@@ -117,7 +117,7 @@ def read_reach(head, images: Iterable[Objects], resize: Resize) -> Reach:
         truth = head.ground_truths(grids, [InstanceData(bboxes=boxes, labels=torch.zeros(len(boxes)).long())],
                                    [dict(img_shape=size[::-1], pad_shape=padded[::-1])])
         matches = head.match(Predictions(_NoMaps(), _NoMaps(), None, grids), truth)
-        priors = read_priors(grids, matches)
+        priors = read_priors(grids, matches.prior, matches.sizes)
         distances = side_distances(priors.center, truth.boxes[matches.gt]) / priors.stride.repeat(1, 2)
         for level, part in zip(levels, distances.split(matches.sizes)):
             level.append(part)

@@ -61,7 +61,7 @@ class TaskAlignedAssigner:
         """Match the priors of L grids to all ground truths of a batch, by what the head predicts."""
         device = truth.boxes.device
         found = self.align(all_priors(grids, device).center, usable_priors(grids, truth.usable_cells, device),
-                           peek.boxes, peek.scores_of, truth)
+                           peek.boxes(), peek.scores_of, truth)
         key = truth.image[:, None] * num_priors(grids) + found.prior
         positive = (found.metric > 0) & truth.is_class[:, None]
         positive = resolve_conflicts(key, positive, found.overlap, len(truth.counts) * num_priors(grids))

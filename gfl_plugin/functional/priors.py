@@ -3,7 +3,6 @@
 Each cell of a feature map has one prior. The priors of all levels share one index, 0..P-1: level by level, row by row.
 """
 import math
-from types import SimpleNamespace
 from typing import List, NamedTuple, Optional, Protocol, Sequence, Tuple
 
 import torch
@@ -113,20 +112,19 @@ class Priors(NamedTuple):
         return torch.cat([self.center - self.size / 2, self.center + self.size / 2], 1)
 
 
-def read_priors(grids: Sequence[PriorGrid], index: PriorIndex) -> Priors:
-    """The K priors of an index, in pixels."""
+def read_priors(grids: Sequence[PriorGrid], prior: Tensor, sizes: Sequence[int]) -> Priors:
+    """K priors in pixels; arguments as the fields of :class:`PriorIndex`."""
     table = torch.tensor([[(g.base[0] + g.base[2]) / 2, (g.base[1] + g.base[3]) / 2, g.base[2] - g.base[0],
                            g.base[3] - g.base[1], *g.stride, g.start, g.width] for g in grids])
     # A small copy to the device, without waiting. P stays below 2**24, where fp32 counts exactly.
-    table = table.to(index.prior.device, non_blocking=True)
-    first, size, stride, place = torch.cat([row.expand(n, -1) for row, n in zip(table, index.sizes)]).split(2, 1)
+    table = table.to(prior.device, non_blocking=True)
+    first, size, stride, place = torch.cat([row.expand(n, -1) for row, n in zip(table, sizes)]).split(2, 1)
     start, width = place.long().unbind(1)
-    cell = index.prior - start
+    cell = prior - start
     row = cell.div(width, rounding_mode='floor')
     return Priors(first + torch.stack([cell - row * width, row], 1) * stride, size, stride)
 
 
 def all_priors(grids: Sequence[PriorGrid], device=None) -> Priors:
     """The P priors of all levels, in pixels."""
-    prior = torch.arange(num_priors(grids), device=device)
-    return read_priors(grids, SimpleNamespace(prior=prior, sizes=[g.size for g in grids]))
+    return read_priors(grids, torch.arange(num_priors(grids), device=device), [g.size for g in grids])

@@ -102,7 +102,7 @@ def predictions_for(assigner, priors: Priors, peek: Peek, image: int, index: Ten
     takes_logits = isinstance(assigner, (DynamicSoftLabelAssigner, ATSSAssigner))  # the others take probabilities
     fields = dict(
         priors=lambda: torch.cat([priors.center, priors.stride], 1) if takes_points else priors.boxes(),
-        bboxes=lambda: peek.boxes[image, index],
+        bboxes=lambda: peek.boxes()[image, index],
         scores=lambda: peek.logits(image)[index] if takes_logits else peek.logits(image)[index].sigmoid())
     if isinstance(assigner, ATSSAssigner) and assigner.alpha is None:  # without DDOD's cost it warns of predictions
         fields = dict(priors=fields['priors'])

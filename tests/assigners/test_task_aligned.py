@@ -19,8 +19,11 @@ class Peek:
 
     def __init__(self, grids, images):
         priors = all_priors(grids).boxes()
-        self.boxes = priors + torch.randn(images, *priors.shape) * 12
+        self.predicted = priors + torch.randn(images, *priors.shape) * 12
         self.scores = torch.rand(images, len(priors), CLASSES)
+
+    def boxes(self):
+        return self.predicted
 
     def scores_of(self, image, label):
         return self.scores.transpose(1, 2)[image, label]
@@ -53,7 +56,7 @@ def by_mmdetection(grids, objects, truth, peek):
     gts, scores, metrics, first = [], [], [], 0
     for image, gt in enumerate(objects):
         index = torch.arange(len(priors)) if usable is None else usable[image].nonzero()[:, 0]
-        result = assigner.assign(InstanceData(priors=priors[index], bboxes=peek.boxes[image, index],
+        result = assigner.assign(InstanceData(priors=priors[index], bboxes=peek.predicted[image, index],
                                               scores=peek.scores[image, index]), gt)
         score, metric = torch.zeros(len(priors)), torch.zeros(len(priors))
         for i in range(len(gt)):
@@ -85,7 +88,7 @@ def test_same_as_mmdetection(counts, border, pairs, slots, monkeypatch):
     assert torch.allclose(score, expected_score, rtol=1e-5, atol=1e-7), 'the soft scores should be equal'
 
     found = TASK_UTILS.build(dict(type='gfl_plugin.TaskAlignedAssigner')).align(
-        all_priors(grids).center, usable_priors(grids, truth.usable_cells, 'cpu'), peek.boxes, peek.scores_of, truth)
+        all_priors(grids).center, usable_priors(grids, truth.usable_cells, 'cpu'), peek.boxes(), peek.scores_of, truth)
     for i, image in enumerate(truth.image.tolist()):  # compare the raw metric where MMDetection returns it
         t = torch.zeros(num_priors(grids)).scatter(0, found.prior[i], found.metric[i].clamp(min=0))
         own = expected_gt[image] == i
@@ -100,7 +103,7 @@ def test_yolov8_by_a_loop():
     claims = {}
     for g, (box, label, image) in enumerate(zip(truth.boxes, truth.labels, truth.image.tolist())):
         inside = ((center > box[:2] + 0.01) & (center < box[2:] - 0.01)).all(1).nonzero()[:, 0]
-        overlap = ciou(peek.boxes[image, inside], box).clamp(min=0)
+        overlap = ciou(peek.predicted[image, inside], box).clamp(min=0)
         metric = peek.scores[image, inside, label]**0.5 * overlap**6
         for i in metric.argsort(descending=True)[:10].tolist():
             if metric[i] > 0:
@@ -130,7 +133,7 @@ def test_batch_of_two_is_two_singles():
         alone_truth = GroundTruths.of([objects[i].bboxes], [objects[i].labels], [None], truth.usable_cells[i:i + 1],
                                       CLASSES)
         alone_peek = Peek(grids, 1)
-        alone_peek.boxes, alone_peek.scores = peek.boxes[i:i + 1], peek.scores[i:i + 1]
+        alone_peek.predicted, alone_peek.scores = peek.predicted[i:i + 1], peek.scores[i:i + 1]
         gt, score = dense(assigner.match(grids, alone_truth, alone_peek), grids, alone_truth)
         assert torch.where(gt >= 0, gt + first, -1)[0].equal(together[0][i]), 'an image should not affect the other'
         assert torch.allclose(score[0], together[1][i])

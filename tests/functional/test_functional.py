@@ -81,7 +81,7 @@ def test_places_read_the_maps_where_they_are():
     for same in (maps, [m.contiguous(memory_format=torch.channels_last) for m in maps]):
         assert read_maps(same, grids, at).equal(flat[at.image, :, at.prior]), \
             'prior p should be cell p of the flattened maps'
-    priors = read_priors(grids, at)
+    priors = read_priors(grids, at.prior, at.sizes)
     assert priors.center.tolist() == [[16, 8], [24, 16], [0, 16]], 'centres should be (x, y), in pixels'
     assert priors.stride.tolist() == [[8, 8], [8, 8], [16, 16]], 'strides should be (x, y), in pixels'
     assert priors.size.tolist() == [[8, 8], [8, 8], [16, 16]], 'sizes should be (width, height), in pixels'
