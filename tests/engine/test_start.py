@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 from tool_runs import SHAPES, parse
 
 from gfl_plugin import engine
@@ -43,6 +44,20 @@ def test_a_mistake_takes_no_folder(tmp_path, monkeypatch):
         with pytest.raises(SetupError):
             engine.train(parse('train', SHAPES, *arguments))
     assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize('content', [b'', b'PKjunkjunk', b'\x80\x02junk', 'truncated'])
+def test_a_damaged_checkpoint_is_a_mistake(content, tmp_path, monkeypatch):
+    """For a test and for the weights to start from. A training takes no folder."""
+    monkeypatch.chdir(tmp_path)
+    torch.save(dict(state_dict=dict(weight=torch.ones(99))), 'mine.pth')
+    whole = Path('mine.pth').read_bytes()
+    Path('mine.pth').write_bytes(whole[:-200] if content == 'truncated' else content)
+    for tool, arguments in (('test', ['mine.pth']), ('train', ['--cfg-options', 'load_from=mine.pth'])):
+        with pytest.raises(SetupError, match=r'mine\.pth is not whole .*again') as caught:
+            getattr(engine, tool)(parse(tool, SHAPES, *arguments))
+        assert 'trust' not in str(caught.value)
+    assert os.listdir() == ['mine.pth']
 
 
 def write_run(folder, *names):
