@@ -24,6 +24,9 @@ from .errors import SetupError
 # BaseInferencer builds its model from one of the others if it gets no config.
 EXECUTED_TEXTS = (('meta', 'config'), ('meta', 'cfg'), ('message_hub', 'runtime_info', 'cfg'))
 
+# PyTorch's error about a pickle of protocol 4 or newer, which starts with this operand. Weights-only loads stop there.
+FRAME = re.compile(r'Unsupported operand 149\b')
+
 _trusted: FrozenSet[str] = frozenset()
 _is_loading_trusted = False
 _load_by_scheme = CheckpointLoader.load_checkpoint
@@ -63,15 +66,16 @@ def _identity(name: str) -> str:
 
 @contextlib.contextmanager
 def refusing(source: str) -> Iterator[None]:
-    """Turn the refusal of a weights-only load into one sentence that names what the file asked for."""
+    """Explain why a weights-only load fails: the file asks for more than data, or it cannot be read at all."""
     try:
         yield
     except UnsafeCheckpointError:
         raise
     except pickle.UnpicklingError as error:
         named = re.search(r'(?:GLOBAL|class|function) <?(?:class )?([\w.\'"]+)', str(error))
-        reason = f'more than data ({str(error).splitlines()[0]})'
-        offender = f'the global `{named[1].strip(chr(39))}`' if named else reason
+        if not named and not FRAME.search(str(error)):  # full pickle could not read the file either
+            raise SetupError(f'{source} is damaged or not a checkpoint') from None
+        offender = f'the global `{named[1].strip(chr(39))}`' if named else 'pickle protocol 4 or newer'
         raise UnsafeCheckpointError(
             f'{source} is refused: to be loaded it needs {offender}, which is not in the list of what a training run '
             'saves, and might run code. If you trust whoever wrote the file: --trust-checkpoint loads the checkpoint '
@@ -84,7 +88,7 @@ def load_checkpoint(filename: str, map_location: Any = None, logger: Any = 'curr
 
     Raises:
         UnsafeCheckpointError: The file needs more than data to be rebuilt, and it is not trusted.
-        SetupError: The file holds something other than a checkpoint.
+        SetupError: The file is damaged, or holds something other than a checkpoint.
     """
     global _is_loading_trusted
     before, _is_loading_trusted = _is_loading_trusted, _identity(filename) in _trusted

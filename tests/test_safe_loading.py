@@ -79,6 +79,23 @@ def test_a_file_that_holds_no_dict_is_named(tmp_path):
         CheckpointLoader.load_checkpoint(str(tmp_path / 'list.pth'))
 
 
+@pytest.mark.parametrize('content', [b'PKjunkjunk', b'<!DOCTYPE html>', b'version https://git-lfs.github.com/spec/v1'])
+def test_a_damaged_file_asks_for_no_trust(content, tmp_path):
+    (tmp_path / 'damaged.pth').write_bytes(content)
+    with pytest.raises(SetupError, match=r'damaged\.pth is damaged or not a checkpoint') as caught:
+        CheckpointLoader.load_checkpoint(str(tmp_path / 'damaged.pth'))
+    assert 'trust' not in str(caught.value), 'full pickle would not mend the file'
+
+
+def test_a_newer_pickle_protocol_may_be_trusted(tmp_path):
+    """PyTorch loads this file with full pickle, and cannot read it weights-only."""
+    torch.save(dict(state_dict={}), tmp_path / 'protocol_4.pth', pickle_protocol=4)
+    with pytest.raises(UnsafeCheckpointError, match='--trust-checkpoint'):
+        CheckpointLoader.load_checkpoint(str(tmp_path / 'protocol_4.pth'))
+    with trusting(str(tmp_path / 'protocol_4.pth')):
+        assert CheckpointLoader.load_checkpoint(str(tmp_path / 'protocol_4.pth')) == dict(state_dict={})
+
+
 @pytest.mark.parametrize('attack', ['system', 'popen', 'eval', 'exec', 'getattr', 'getattr_of_buffer', 'builtin_open',
                                     'legacy_format'])
 def test_nothing_in_a_file_is_run(tmp_path, attack):

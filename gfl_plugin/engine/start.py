@@ -47,17 +47,24 @@ def decide_start(options: Options, config: Config) -> Start:
         remarks = [f'There is no checkpoint in {folder} to go on from yet: the run starts']
     if options.resume in (None, 'auto'):
         return Start(folder, weights and existing_file(weights), False, remarks)
-    reason = None if '://' in options.resume else damage(existing_file(options.resume))
-    if reason is not None:
-        raise SetupError(f'{options.resume} is not whole ({reason}). --resume without a name goes on from the newest '
-                         'checkpoint that is')
-    return Start(folder, options.resume, True, remarks)
+    advice = '--resume without a name goes on from the newest checkpoint that is whole'
+    return Start(folder, existing_file(options.resume, advice), True, remarks)
 
 
-def existing_file(checkpoint: str) -> str:
-    """Check that a checkpoint exists, and return its name."""
-    if '://' not in checkpoint and not os.path.isfile(checkpoint):
+def existing_file(checkpoint: str, advice: str = 'Copy or download it again') -> str:
+    """Check that a checkpoint exists and is whole, unless it is on the web, and return its name.
+
+    Args:
+        checkpoint: Path or URL.
+        advice: What the user can do if the file is damaged.
+    """
+    if '://' in checkpoint:
+        return checkpoint
+    if not os.path.isfile(checkpoint):
         raise SetupError(f'There is no checkpoint {os.path.abspath(checkpoint)}')
+    reason = damage(checkpoint)
+    if reason is not None:
+        raise SetupError(f'{checkpoint} is not whole ({reason}). {advice}')
     return checkpoint
 
 

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 from tool_runs import SHAPES, on_shapes, parse
 
 from gfl_plugin import engine
@@ -66,6 +67,20 @@ def test_a_run_that_has_saved_keeps_its_folder(tmp_path):
     with pytest.raises(SetupError), run_folders.giving_back(str(run), engine.load_config(parse('train', SHAPES))):
         raise SetupError('a mistake')
     assert sorted(os.listdir(run)) == written
+
+
+@pytest.mark.parametrize('content', [b'', b'PKjunkjunk', b'\x80\x02junk', 'truncated'])
+def test_a_damaged_checkpoint_is_a_mistake(content, tmp_path, monkeypatch):
+    """For a test and for the weights to start from. A training takes no folder."""
+    monkeypatch.chdir(tmp_path)
+    torch.save(dict(state_dict=dict(weight=torch.ones(99))), 'mine.pth')
+    whole = Path('mine.pth').read_bytes()
+    Path('mine.pth').write_bytes(whole[:-200] if content == 'truncated' else content)
+    for tool, arguments in (('test', ['mine.pth']), ('train', ['--cfg-options', 'load_from=mine.pth'])):
+        with pytest.raises(SetupError, match=r'mine\.pth is not whole .*again') as caught:
+            getattr(engine, tool)(parse(tool, SHAPES, *arguments))
+        assert 'trust' not in str(caught.value)
+    assert os.listdir() == ['mine.pth']
 
 
 def write_run(folder, *names):
