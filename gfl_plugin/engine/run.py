@@ -117,8 +117,9 @@ def train(options: Options) -> Runner:
         runner.log_to_file('\n'.join(said + advice))
         for remark in start.remarks:
             runner.logger.warning(remark)
+        named = start.checkpoint if _is_named(options, start) else None
         try:
-            with _trust(options, start.checkpoint), explaining_memory(config, 'train'):
+            with _trust(options, named), explaining_memory(config, 'train'):
                 runner.train()
         finally:
             for hook in runner.hooks:
@@ -224,6 +225,12 @@ def _prepare_processes(config: Config, options: Options) -> None:
     else:
         raise SetupError(f'--launcher {config.launcher} needs CUDA devices; without them start several processes with '
                          'torchrun and --launcher pytorch')
+
+
+def _is_named(options: Options, start: Start) -> bool:
+    """Whether the command, not only the config, names or resumes the checkpoint that a training starts from."""
+    settings = options.cfg_options or []
+    return start.resume or bool(getattr(options, 'weights', None)) or any(s.startswith('load_from=') for s in settings)
 
 
 def _trust(options: Options, checkpoint: Optional[str]) -> ContextManager:

@@ -193,6 +193,24 @@ def test_trust_covers_the_checkpoint_that_a_command_names_alone(trained, tmp_pat
     assert (tmp_path / 'witness_of_mine').exists(), 'the named checkpoint should be trusted'
 
 
+def test_trust_covers_no_checkpoint_that_only_the_config_names(trained, tmp_path):
+    hostile('system_in_meta', load_file(trained / 'run' / 'epoch_1.pth'), tmp_path / 'witness', tmp_path / 'mine.pth')
+    config = tmp_path / 'mine.py'
+    config.write_text(f"_base_ = {SHAPES!r}\nload_from = {str(tmp_path / 'mine.pth')!r}\n")
+
+    def train(name, *settings):
+        options = on_shapes('train', trained / 'data', '--trust-checkpoint', '--work-dir', str(tmp_path / name),
+                            settings=[*QUICK, *settings])
+        options.config = str(config)
+        engine.train(options)
+
+    with pytest.raises(UnsafeCheckpointError, match='mine'):
+        train('by_config')
+    assert not (tmp_path / 'witness').exists()
+    train('by_command', f'load_from={tmp_path / "mine.pth"}')
+    assert (tmp_path / 'witness').exists(), 'a checkpoint that the command names should be trusted'
+
+
 def test_a_trusted_checkpoint_brings_its_config(trained, tmp_path):
     path = str(trained / 'run' / 'epoch_1.pth')
     with trusting(path):
