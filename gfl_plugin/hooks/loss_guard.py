@@ -16,7 +16,7 @@ class LossGuardHook(Hook):
 
     When a gradient overflows, mixed precision skips the step and lowers its scale. Training recovers from that, so this
     hook only counts these steps, in the log and in ``skipped_steps`` of the message hub. :class:`CheckpointHook` saves
-    only finite values, so the last checkpoint was saved before.
+    only finite values.
 
     Args:
         patience: The run ends after this many iterations in a row without a finite loss.
@@ -44,7 +44,7 @@ class LossGuardHook(Hook):
             runner.logger.warning(f'The loss is not finite in {self._reports[0]}')
         if len(self._reports) >= self.patience:
             raise RunError(f'The loss has not been finite for {self.patience} iterations in a row. The first was '
-                           f'{self._reports[0]}. The last checkpoint was saved before it. A lower learning rate, a '
+                           f'{self._reports[0]}. Checkpoints hold only finite values. A lower learning rate, a '
                            'longer warm-up, optim_wrapper.clip_grad or a look at these images may help')
 
     def _count_skipped(self, runner: Runner) -> None:
