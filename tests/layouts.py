@@ -123,3 +123,11 @@ def _copy(part: Split, image: dict, folder: Path) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(Path(part.images, image['file_name']), target)
     return target
+
+
+def first_objects(data):
+    """List the name and the box of each object in the first training image."""
+    content = data.splits['train'].content
+    names = {category['id']: category['name'] for category in content['categories']}
+    return [(names[box['category_id']], box['bbox']) for box in content['annotations']
+            if box['image_id'] == content['images'][0]['id']]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from data_sets import encode
-from layouts import CLASSES, make_splits, voc_text, write_lines, write_voc
+from layouts import CLASSES, first_objects, make_splits, voc_text, write_lines, write_voc
 
 from gfl_plugin.datasets.layouts import describe, find_layout
 from gfl_plugin.datasets.layouts import voc as kinds
@@ -49,13 +49,6 @@ def write(root: Path, content: bytes = b'', splits=('train', 'val')) -> Path:
     if content:
         (root / 'Annotations/train0.xml').write_bytes(content)
     return root
-
-
-def first_objects(data):
-    content = data.splits['train'].content
-    names = {category['id']: category['name'] for category in content['categories']}
-    return [(names[box['category_id']], box['bbox']) for box in content['annotations']
-            if box['image_id'] == content['images'][0]['id']]
 
 
 def found(data):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from data_sets import DAMAGE, SIZE, encode
-from layouts import CLASSES, make_splits, write_lines, write_yolo
+from layouts import CLASSES, first_objects, make_splits, write_lines, write_yolo
 
 from gfl_plugin.datasets.layouts import describe, find_layout
 from gfl_plugin.datasets.layouts import yolo as kinds
@@ -54,13 +54,6 @@ def write(root: Path, text: str = LINE, settings: str = 'train: images/train\nva
     (root / 'labels/train/0.txt').write_bytes(text.encode(errors='surrogateescape'))
     (root / 'data.yaml').write_text(settings, encoding='utf-8')
     return root
-
-
-def first_objects(data):
-    content = data.splits['train'].content
-    names = {category['id']: category['name'] for category in content['categories']}
-    return [(names[box['category_id']], box['bbox']) for box in content['annotations']
-            if box['image_id'] == content['images'][0]['id']]
 
 
 def found(data):
