@@ -32,7 +32,7 @@ def training_folder(options: Options, config: Config) -> str:
     if options.resume is not None:
         return base if asked else _latest(base)
     if not asked:
-        return next(folder for folder in _numbered(base) if claim(folder))
+        return next(folder for folder in numbered(base) if claim(folder))
     if not claim(base):
         raise SetupError(f'{base} holds an earlier run, and a new run does not overwrite it. Go on with it by '
                          '--resume, or name another --work-dir')
@@ -48,7 +48,8 @@ def _refuse_file(folder: str) -> None:
         raise SetupError(f'{path} is not a folder. Name another --work-dir')
 
 
-def _numbered(base: str) -> Iterator[str]:
+def numbered(base: str) -> Iterator[str]:
+    """``base``, ``base-2``, ``base-3`` and so on."""
     yield base
     for number in itertools.count(2):
         yield f'{base}-{number}'

@@ -1,0 +1,192 @@
+"""Detect objects in a user's images, and write down what is found."""
+import contextlib
+import csv
+import json
+import os
+import sys
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set
+
+from tqdm import tqdm
+
+from .. import files
+from ..datasets.annotations import category_ids, load_annotations, some
+from ..errors import SetupError
+from ..inference import Detector, ImageError, Result
+from ..inference.images import Source, find_images
+from ..visualization.files import name_pictures
+from .config import Options
+from .run_folders import numbered
+
+FOLDER = os.path.join('work_dirs', 'predict')
+PICTURES, COCO, TABLE = 'pictures', 'detections.json', 'detections.csv'
+COLUMNS = ('file', 'name', 'score', 'left', 'top', 'right', 'bottom')
+
+
+class Predicted(NamedTuple):
+    """What was found.
+
+    Attributes:
+        text: For a reader.
+        content: For a program.
+        failed: How many inputs could not be read.
+    """
+    text: str
+    content: Dict[str, Any]
+    failed: int
+
+
+def predict(options: Options) -> Predicted:
+    """Detect as ``tools/predict.py`` says. An input that cannot be read is named, and the others go on.
+
+    Raises:
+        SetupError: There is no such checkpoint, the output cannot be written, or ``--ids`` lacks an image or a class.
+    """
+    detector = Detector(options.checkpoint, options.device, options.config, options.score_thr, options.batch_size,
+                        trust=options.trust_checkpoint)
+    sources = list(find_images(options.inputs))
+    coco = CocoFile(sources, detector.classes, options.ids)
+    content = dict(checkpoint=options.checkpoint, score_thr=detector.score_thr, classes=list(detector.classes),
+                   images=[], errors=[])
+    with contextlib.ExitStack() as stack, _explaining_the_output(options.out or FOLDER):
+        folder = make_folder(options.out) if options.out or not options.json else None
+        write = stack.enter_context(_writing(folder, sources if options.pictures else [])) if folder else _drop
+        bar = stack.enter_context(tqdm(total=len(sources), unit='image', disable=None, file=sys.stderr))
+
+        def report(error: ImageError) -> None:
+            tqdm.write(str(error), file=sys.stderr)
+            content['errors'].append(dict(file=error.name, reason=error.reason))
+            bar.update()
+
+        for result in detector.stream(sources, on_error=report):
+            coco.add(result)
+            content['images'].append(describe(result))
+            write(result)
+            bar.update()
+        if folder:
+            files.write_text(os.path.join(folder, COCO), json.dumps(coco.content, ensure_ascii=False))
+    return Predicted(summarize(content, folder), content, len(content['errors']))
+
+
+def describe(result: Result) -> Dict[str, Any]:
+    """The detections of one image for a program that knows no ids."""
+    width, height = result.size
+    found = [dict(name=name, score=float(score), box=box)
+             for name, score, box in zip(result.names, result.scores, result.boxes.tolist())]
+    return dict(file=result.path, width=width, height=height, detections=found)
+
+
+def summarize(content: Dict[str, Any], folder: Optional[str]) -> str:
+    """What was found, in a few lines."""
+    counts: Dict[str, int] = {}
+    for image in content['images']:
+        for found in image['detections']:
+            counts[found['name']] = counts.get(found['name'], 0) + 1
+    listed = ', '.join(f'{count} {name}' for name, count in sorted(counts.items(), key=lambda item: -item[1])[:10])
+    lines = [f'{len(content["images"])} images, {sum(counts.values())} objects with a score of at least '
+             f'{content["score_thr"]:.2f}{": " + listed if listed else ""}{", ..." if len(counts) > 10 else ""}']
+    if content['errors']:
+        lines.append(f'{len(content["errors"])} inputs could not be read')
+    if folder:
+        lines.append(f'Written: {folder}')
+    return '\n'.join(lines)
+
+
+# ---- what is written ----
+
+class CocoFile:
+    """The detections of all images in COCO's format.
+
+    Args:
+        sources: The images, in order.
+        classes: Names of the C classes.
+        ids: Path of a COCO annotation file. Images and classes take its ids, so that its evaluation can read the
+            result. Without it, images count from 1 in the order of the inputs, and classes from 1.
+
+    Raises:
+        SetupError: The annotation file cannot be read, or lacks an image or a class.
+    """
+
+    def __init__(self, sources: Sequence[Source], classes: Sequence[str], ids: Optional[str]) -> None:
+        names = [source.relative_name for source in sources]
+        self.image_ids = dict(zip((source.name for source in sources), range(1, len(sources) + 1)))
+        self.category_ids = list(range(1, len(classes) + 1))
+        if ids is not None:
+            truth = load_annotations(ids, ids, needs_annotations=False)
+            self.category_ids = category_ids(truth['categories'], classes, ids)
+            self.image_ids = dict(zip(self.image_ids, _find_ids(names, truth['images'], ids)))
+        self.content: Dict[str, List[dict]] = dict(images=[], annotations=[], categories=[
+            dict(id=one, name=name) for one, name in zip(self.category_ids, classes)])
+
+    def add(self, result: Result) -> None:
+        """Add the detections of one image."""
+        image_id, (width, height) = self.image_ids[result.source.name], result.size
+        self.content['images'].append(dict(id=image_id, file_name=result.source.relative_name, width=width,
+                                           height=height))
+        for entry in result.to_coco(image_id, self.category_ids):
+            width, height = entry['bbox'][2:]
+            self.content['annotations'].append(dict(entry, id=len(self.content['annotations']) + 1, iscrowd=0,
+                                                    area=width * height))
+
+
+def _find_ids(names: Sequence[str], images: Sequence[dict], ids: str) -> List[int]:
+    """The id of each image: by its path relative to the input, or else by its file name alone."""
+    by_name = {image['file_name']: image['id'] for image in images}
+    by_base: Dict[str, Set[int]] = {}
+    for image in images:
+        by_base.setdefault(os.path.basename(image['file_name']), set()).add(image['id'])
+    found: List[int] = []
+    missing: List[str] = []
+    for name in names:
+        same_base = by_base.get(os.path.basename(name), set())
+        if name in by_name or len(same_base) == 1:
+            found.append(by_name[name] if name in by_name else next(iter(same_base)))
+        else:
+            missing.append(name)
+    if missing:
+        raise SetupError(f'{len(missing)} of the {len(names)} images have no id in {ids} ({some(missing)})')
+    return found
+
+
+@contextlib.contextmanager
+def _writing(folder: str, drawn: Sequence[Source]) -> Iterator[Callable[[Result], None]]:
+    """Give a function that writes a result to the table, and a picture if its source is in ``drawn``."""
+    pictures = name_pictures([source.name for source in drawn])
+    with open(os.path.join(folder, TABLE), 'w', newline='', encoding='utf-8') as file:
+        table = csv.writer(file)
+        table.writerow(COLUMNS)
+
+        def write(result: Result) -> None:
+            for name, score, box in zip(result.names, result.scores, result.boxes):
+                table.writerow([result.source.name, name, f'{score:.4f}', *(f'{side:.2f}' for side in box)])
+            if result.source.name in pictures:
+                result.save(os.path.join(folder, PICTURES, pictures[result.source.name]))
+
+        yield write
+
+
+def _drop(result: Result) -> None:
+    """Write nothing."""
+
+
+def make_folder(asked: Optional[str]) -> str:
+    """Make the folder for the output: the one that the user names, or ``work_dirs/predict``, or else ``predict-2``."""
+    if asked:
+        os.makedirs(asked, exist_ok=True)
+        return asked
+    os.makedirs(os.path.dirname(FOLDER), exist_ok=True)
+    for folder in numbered(FOLDER):
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(folder)
+            return folder
+    raise AssertionError('numbered() never ends')
+
+
+@contextlib.contextmanager
+def _explaining_the_output(folder: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, SetupError):
+            raise
+        raise SetupError(f'{error.filename or folder} cannot be written ({error.strerror}). Name another folder by '
+                         '--out') from error

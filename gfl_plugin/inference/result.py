@@ -1,0 +1,97 @@
+"""The detections of one image."""
+import os
+from dataclasses import dataclass, field, replace
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+import numpy as np
+
+from ..errors import SetupError
+from ..visualization import draw_detections
+from ..visualization.files import WRITABLE, write_picture
+from .images import Source, read_image
+
+
+@dataclass(frozen=True)
+class Result:
+    """N detections in one image, best first.
+
+    Attributes:
+        boxes: (N, 4) float32, left, top, right, bottom, in pixels of the original image.
+        scores: (N,) float32, from 0 to 1.
+        labels: (N,) int64, indices of ``classes``.
+        classes: The names of all classes.
+        size: Width and height of the original image, pixels.
+        source: Where the image came from.
+    """
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+    classes: Tuple[str, ...]
+    size: Tuple[int, int]
+    source: Source = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __getitem__(self, keep: Any) -> 'Result':
+        """Some of the detections, by a mask (N,), indices, or a slice."""
+        return replace(self, boxes=self.boxes[keep], scores=self.scores[keep], labels=self.labels[keep])
+
+    @property
+    def path(self) -> Optional[str]:
+        """The file of the image; None if it was given as an array or as a PIL image."""
+        return self.source.content if isinstance(self.source.content, str) else None
+
+    @property
+    def names(self) -> List[str]:
+        """The class name of each detection."""
+        return [self.classes[label] for label in self.labels]
+
+    def to_coco(self, image_id: int = 0, category_ids: Optional[Sequence[int]] = None) -> List[Dict[str, Any]]:
+        """The detections as entries of COCO's results format.
+
+        Args:
+            image_id: Of this image.
+            category_ids: The id of each class; by default they count from 1.
+        """
+        ids = category_ids or range(1, len(self.classes) + 1)
+        corner, size = self.boxes[:, :2].astype(float), (self.boxes[:, 2:] - self.boxes[:, :2]).astype(float)
+        return [dict(image_id=image_id, category_id=ids[label], bbox=box, score=float(score))
+                for box, score, label in zip(np.hstack([corner, size]).tolist(), self.scores, self.labels)]
+
+    def to_supervision(self) -> Any:
+        """``supervision.Detections``, for its trackers, annotators and video tools.
+
+        Raises:
+            SetupError: supervision is not installed.
+        """
+        try:
+            import supervision
+        except ImportError as error:
+            raise SetupError(f'to_supervision() needs supervision ({error}): pip install supervision') from error
+        return supervision.Detections(xyxy=self.boxes, confidence=self.scores, class_id=self.labels,
+                                      data=dict(class_name=np.array(self.names, dtype=str)))
+
+    def draw(self) -> np.ndarray:
+        """The image with its detections drawn on it, (H, W, 3) uint8, blue, green, red."""
+        return draw_detections(self.image(), self.boxes, self.scores, self.labels, self.classes)
+
+    def save(self, path: str) -> None:
+        """Write the drawn image to a file, in the format of its suffix.
+
+        Raises:
+            SetupError: The suffix is no format of images.
+            OSError: The file cannot be written.
+        """
+        suffix = os.path.splitext(path)[1]
+        if suffix.lower() not in WRITABLE:
+            raise SetupError(f'{path} cannot be written: {suffix or "a name without a suffix"} is no format of images')
+        write_picture(path, self.draw())
+
+    def image(self) -> np.ndarray:
+        """The original image, (H, W, 3) uint8, blue, green, red. A file is read again.
+
+        Raises:
+            ImageError: The file has changed since.
+        """
+        return read_image(self.source)
