@@ -41,7 +41,7 @@ def draw_detections(image: np.ndarray, boxes: np.ndarray, scores: Optional[np.nd
         classes: Names of the classes, in any script.
         gt_boxes: (G, 4) ground truth, pixels of the image.
         gt_labels: (G,) indices into ``classes``, to write the names of the ground truth too.
-        colors: (red, green, blue) of each class, instead of those of ``palette``.
+        colors: (red, green, blue) of each class, instead of those of ``palette``. They repeat if there are too few.
 
     Returns:
         The picture, uint8, BGR, of the size of the image. If the image's longer side has less than ``SMALLEST`` pixels,
@@ -59,7 +59,7 @@ def draw_detections(image: np.ndarray, boxes: np.ndarray, scores: Optional[np.nd
         canvas.thin_frame(box, WHITE)
     tags = []
     for index in best_first:
-        color = colors[labels[index]] if colors is not None else class_color(labels[index])
+        color = class_color(labels[index]) if colors is None else colors[labels[index] % len(colors)]
         score = '' if scores is None else f'{100 * scores[index]:.0f}%'
         tags.append(Tag(_name(classes, labels[index]), score, tuple(map(int, color))))
     for index, tag in reversed(list(zip(best_first, tags))):  # the best on top
