@@ -50,26 +50,34 @@ def draw_detections(image: np.ndarray, boxes: np.ndarray, scores: Optional[np.nd
     canvas = Canvas(image)
     boxes, labels = np.asarray(boxes, float).reshape(-1, 4) * canvas.zoom, np.asarray(labels, int).reshape(-1)
     scores = None if scores is None else np.asarray(scores, float).reshape(-1)
-    best_first = np.arange(len(boxes)) if scores is None else (-scores).argsort(kind='stable')
-    best_first = best_first[canvas.shows(boxes[best_first])]
+    order = np.arange(len(boxes)) if scores is None else (-scores).argsort(kind='stable')  # the best first
+    order = order[canvas.shows(boxes[order])]
+    boxes = boxes[order]
+    tags = _tag(labels[order], None if scores is None else scores[order], classes, colors)
     truth = np.asarray([] if gt_boxes is None else gt_boxes, float).reshape(-1, 4) * canvas.zoom
     visible = canvas.shows(truth)
+    truth = truth[visible]
 
-    for box in truth[visible]:
+    for box in truth:
         canvas.thin_frame(box, WHITE)
-    tags = []
-    for index in best_first:
-        color = class_color(labels[index]) if colors is None else colors[labels[index] % len(colors)]
-        score = '' if scores is None else f'{100 * scores[index]:.0f}%'
-        tags.append(Tag(_name(classes, labels[index]), score, tuple(map(int, color))))
-    for index, tag in reversed(list(zip(best_first, tags))):  # the best on top
-        canvas.frame(boxes[index], tag.color)
-    labeled, others = boxes[best_first], truth[visible]
-    if gt_labels is not None:
-        tags += [Tag(_name(classes, label), '', WHITE) for label in np.asarray(gt_labels, int).reshape(-1)[visible]]
-        labeled, others = np.concatenate([labeled, others]), others[:0]
-    canvas.label(labeled, tags, others)
+    for box, tag in zip(boxes[::-1], tags[::-1]):  # the best on top
+        canvas.frame(box, tag.color)
+    if gt_labels is None:
+        canvas.label(boxes, tags, truth)
+    else:
+        names = [_name(classes, label) for label in np.asarray(gt_labels, int).reshape(-1)[visible]]
+        canvas.label(np.concatenate([boxes, truth]), tags + [Tag(name, '', WHITE) for name in names], truth[:0])
     return canvas.pixels
+
+
+def _tag(labels: np.ndarray, scores: Optional[np.ndarray], classes: Sequence[str],
+         colors: Optional[Sequence[Color]]) -> List[Tag]:
+    written = [''] * len(labels) if scores is None else [f'{100 * score:.0f}%' for score in scores]
+    return [Tag(_name(classes, label), score, _color(label, colors)) for label, score in zip(labels.tolist(), written)]
+
+
+def _color(label: int, colors: Optional[Sequence[Color]]) -> Color:
+    return class_color(label) if colors is None else tuple(map(int, colors[label % len(colors)]))
 
 
 def _name(classes: Sequence[str], label: int) -> str:

@@ -8,7 +8,7 @@ from PIL import Image
 
 from gfl_plugin.visualization import draw_detections, fonts, save_truth
 from gfl_plugin.visualization.files import name_pictures, read_image, write_picture
-from gfl_plugin.visualization.labels import MOST_HIDDEN, areas, overlaps, place_labels
+from gfl_plugin.visualization.labels import MOST_HIDDEN, MOST_LABELS, areas, overlaps, place_labels
 from gfl_plugin.visualization.palette import FIRST, black_or_white, class_color, contrast
 from gfl_plugin.visualization.pictures import Canvas
 
@@ -76,6 +76,12 @@ def test_labels_of_a_crowd_hide_nothing():
 def test_every_label_is_whole_where_there_is_room():
     boxes = [[x, y, x + 30, y + 20] for x in range(20, 380, 90) for y in range(30, 280, 50)]
     assert all(found and found.version == 0 for found in place(boxes, [[(60, 12), (20, 12)]] * len(boxes)))
+
+
+def test_boxes_beyond_the_most_have_no_label():
+    boxes = np.tile([[10, 20, 30, 30]], (MOST_LABELS + 5, 1)) + 40 * np.arange(MOST_LABELS + 5)[:, None]
+    places = place(boxes, [[(10, 5)]] * len(boxes), canvas=(20_000, 20_000))
+    assert all(places[:MOST_LABELS]) and places[MOST_LABELS:] == [None] * 5
 
 
 def test_the_first_box_chooses_first():
