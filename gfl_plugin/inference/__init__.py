@@ -1,0 +1,1 @@
+"""Detect with a trained model."""
