@@ -209,7 +209,8 @@ def load_changed(path, allow=(), **settings):
 
 @pytest.mark.parametrize('settings', [
     {'bbox_head.feat_channels': 10**5}, {'bbox_head.stacked_convs': 10**5}, {'bbox_head.reg_max': 10**5},
-    {'neck.num_outs': 10**5}, {'backbone.base_channels': 10**4}, {'bbox_head.num_classes': 10**5, 'bbox_head.feat_channels': 64},
+    {'neck.num_outs': 10**5}, {'backbone.base_channels': 10**4},
+    {'bbox_head.num_classes': 10**5, 'bbox_head.feat_channels': 64},
     {'backbone': dict(type='SwinTransformer', embed_dims=16, window_size=10**4, num_heads=[1] * 4, _delete_=True)}])
 def test_a_card_cannot_fill_the_memory(settings, path):
     """Its numbers are below the limits of a card, and the model would take gigabytes."""
