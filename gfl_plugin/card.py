@@ -206,8 +206,8 @@ def _parse(text: Any) -> Card:
         raise SetupError(f'it is a JSON {type(content).__name__}, not an object')
     version = content.pop('format', None)
     if version != FORMAT or isinstance(version, bool):
-        raise SetupError(f'it has format {str(version)[:40]!r}, and this release reads format {FORMAT}. Install a newer '
-                         'gfl_plugin if the checkpoint comes from one')
+        raise SetupError(f'it has format {str(version)[:40]!r}, and this release reads format {FORMAT}. Install a '
+                         'newer gfl_plugin if the checkpoint comes from one')
     missing = [name for name in Card._fields if name not in content]
     if missing:
         raise SetupError(f'it has no {", ".join(missing)}')

@@ -31,7 +31,7 @@ def decide_start(options: Options, config: Config) -> Start:
     """Start a new run, or go on with one as ``--resume`` says. A run that torchrun restarts goes on without it.
 
     Raises:
-        SetupError: The folder is another run's, or a checkpoint does not exist or is damaged.
+        SetupError: The folder is another run's, or a checkpoint does not exist, is damaged, or holds weights only.
     """
     weights = config.get('load_from')
     if weights and options.resume is None:
@@ -48,6 +48,9 @@ def decide_start(options: Options, config: Config) -> Start:
     if options.resume in (None, 'auto'):
         return Start(folder, weights and existing_file(weights), False, remarks)
     advice = '--resume without a name goes on from the newest checkpoint that is whole'
+    if os.path.basename(options.resume).startswith('best_'):
+        raise SetupError(f'{options.resume} holds weights only, and no state of a run to resume: name an epoch_N.pth, '
+                         'or none')
     return Start(folder, existing_file(options.resume, advice), True, remarks)
 
 

@@ -9,6 +9,7 @@ from mmengine.evaluator import Evaluator
 
 from ..datasets.annotations import printable
 from ..evaluation import CocoMetric
+from ..evaluation.matching import OperatingPoint
 from .config import Options
 from .run import test, train
 from .runner import Runner
@@ -49,15 +50,20 @@ def summarize_training(runner: Runner) -> str:
 
 
 def _list_scores(title: str, evaluator: Evaluator, scores: Dict[str, float]) -> List[str]:
-    """Lines with the scores of an evaluation, and with the AP of each class; none if it was not of boxes."""
+    """Lines with the scores, the best F1 and the AP of each class; none if the evaluation was not of boxes."""
     lines: List[str] = []
     for metric in evaluator.metrics:
         found = {name: scores.get(f'{metric.prefix}/bbox_{key}') for name, key in SCORES.items()}
         if found['AP'] is not None:
             lines.append(f'{title}: ' + ', '.join(f'{name} {score:.3f}' for name, score in found.items()
                                                   if score is not None and score >= 0))  # -1: there are no such objects
-            lines += _list_classes(metric.class_precision) if isinstance(metric, CocoMetric) else []
+            if isinstance(metric, CocoMetric):
+                lines += [*_list_best_f1(metric.best_f1), *_list_classes(metric.class_precision)]
     return lines
+
+
+def _list_best_f1(best: Optional[OperatingPoint]) -> List[str]:
+    return [] if best is None else [f'Best F1 {best.f1:.2f} at score >= {best.score_thr:.2f}']
 
 
 def _list_classes(precision: Dict[str, float]) -> List[str]:

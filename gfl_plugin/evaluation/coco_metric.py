@@ -1,9 +1,11 @@
 """COCO's detection metric, computed by the fastest implementation that is installed."""
 import importlib.util
 import math
+from collections import defaultdict
 from typing import Callable, Dict, List, Optional, Sequence, Tuple
 from unittest import mock
 
+import numpy as np
 from mmdet.evaluation.metrics import CocoMetric as MMDetCocoMetric
 from mmdet.evaluation.metrics import coco_metric
 from mmengine.logging import MMLogger
@@ -13,6 +15,7 @@ from ..datasets.coco import index_annotations
 from ..datasets.folder import read_split
 from ..errors import SetupError
 from ..registry import METRICS
+from .matching import ABSORBED, OperatingPoint, best_f1, match_detections
 
 BOX_METRICS = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
 
@@ -35,7 +38,8 @@ class CocoMetric(MMDetCocoMetric):
 
     Unlike mmdet: classes and categories are matched by name, whatever the order of the file's categories. Every AP is 0
     if nothing was detected; MMDetection reports none. After each evaluation ``class_precision`` has the AP of each
-    class by its name; ``classwise=True`` also reports them among the metrics.
+    class by its name; ``classwise=True`` also reports them among the metrics. ``best_f1`` has the best F1 over all
+    classes at an IoU of 0.5, and ``score_thr`` the score threshold that gives it.
 
     Args:
         ann_file: Path of the annotation file; without one, the metric uses the ground truth of the data samples.
@@ -53,9 +57,15 @@ class CocoMetric(MMDetCocoMetric):
         self._classes = found[backend or next(iter(found))]
         self._ann_file = ann_file
         self.class_precision: Dict[str, float] = {}
+        self.best_f1: Optional[OperatingPoint] = None
         with mock.patch.object(coco_metric, 'COCO', self._load_truth):
             super().__init__(ann_file, *args, **kwargs)
         self._reports_classes, self.classwise = self.classwise, True
+
+    @property
+    def score_thr(self) -> Optional[float]:
+        """The score threshold of the best F1 in the last evaluation of boxes; None if no detection was right."""
+        return None if self.best_f1 is None else self.best_f1.score_thr
 
     def _load_truth(self, path: str):
         """Read and index the annotations. MMDetection calls this in place of the constructor of its COCO."""
@@ -99,11 +109,32 @@ class CocoMetric(MMDetCocoMetric):
             for name in self.metric_items or BOX_METRICS:
                 metrics.setdefault(f'bbox_{name}', 0.0)
             self._take_class_precision(metrics)
+            self.best_f1 = self._find_best_f1([found for _, found in results])
         return metrics
 
     def _take_class_precision(self, metrics: Dict[str, float]) -> None:
         take = metrics.get if self._reports_classes else metrics.pop
         self.class_precision = {name: float(take(f'{name}_precision', 0.0)) for name in self.dataset_meta['classes']}
+
+    def _find_best_f1(self, results: Sequence[dict]) -> Optional[OperatingPoint]:
+        """Match the detections of all images. MMDetection's metric has indexed the ground truths before."""
+        labels = {category: label for label, category in enumerate(self._ids_by_label())}
+        truth, images = defaultdict(list), set(self.img_ids)
+        for entry in self._coco_api.dataset.get('annotations', ()):
+            if entry['category_id'] in labels and entry['image_id'] in images:
+                truth[entry['image_id']].append(entry)
+        scores, is_true = [], []
+        for found in results:
+            entries = truth[found['img_id']]
+            boxes = np.array([entry['bbox'] for entry in entries], dtype=float).reshape(-1, 4)
+            boxes[:, 2:] += boxes[:, :2]
+            index = match_detections(found['bboxes'], found['scores'], found['labels'], boxes,
+                                     np.array([labels[entry['category_id']] for entry in entries]),
+                                     np.array([bool(entry['iscrowd']) for entry in entries])).gt_index
+            scores.append(found['scores'][index != ABSORBED])
+            is_true.append(index[index != ABSORBED] >= 0)
+        num_truth = sum(not entry['iscrowd'] for entries in truth.values() for entry in entries)
+        return best_f1(np.concatenate(scores), np.concatenate(is_true), num_truth)
 
 
 @METRICS.register_module()

@@ -1,7 +1,8 @@
 """Save checkpoints so that a crash during the save never costs the previous one."""
 import contextlib
 import os
-from typing import Any, Dict, Iterator, List, Tuple, Union
+from typing import Any, Dict, Iterator, List, Optional, Tuple, Union
+from unittest import mock
 
 import torch
 from mmengine.dist import is_main_process
@@ -12,11 +13,12 @@ from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
 
-from .. import files
-from ..errors import RunError
+from .. import card, files
+from ..errors import RunError, SetupError
 from ..registry import HOOKS
 
 INTERRUPTED = 'interrupted.pth'
+NOT_IN_BEST = ('ema_state_dict', 'message_hub', 'optimizer', 'param_schedulers')  # what only a resumed run needs
 
 
 @HOOKS.register_module()
@@ -29,15 +31,49 @@ class CheckpointHook(MMEngineCheckpointHook):
     statistics), a moving average of these or a state of the optimizer is NaN or infinite, because such a checkpoint
     would replace a good one. Object stores write files atomically, so checkpoints in them are left to MMEngine.
 
+    Every checkpoint gets a card (:mod:`gfl_plugin.card`), with which a detector can be built from the file alone. Best
+    checkpoints hold the weights that were evaluated, the averaged ones if there are any, and no state of the run. A
+    checkpoint of the step that was validated is written again with the score threshold that the validation found.
+
     Raises:
         RunError: A checkpoint cannot be written. The earlier checkpoints are unchanged.
+        SetupError: The checkpoint to resume from holds weights only.
     """
+    _is_best = False  # whether a best checkpoint is being saved
+    _thr_of_last: Optional[float] = None  # the score threshold in the newest regular checkpoint
+    _has_warned = False
 
     def before_train(self, runner: Runner) -> None:
         self._ignore_foreign_paths(runner)
         super().before_train(runner)
         if is_main_process() and self._is_local() and files.remove_leftovers(self.out_dir):
             runner.logger.info(f'Removed the files that a killed run had not finished writing to {self.out_dir}')
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        if runner._resume and 'message_hub' not in checkpoint:
+            raise SetupError(f'{runner._load_from} holds weights only, and no state of a run to resume: name an '
+                             'epoch_N.pth, or none')
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        # EMAHook, of a higher priority, has put the averaged weights into `state_dict` by now.
+        text = self._card_text(runner)
+        if text is not None:
+            checkpoint[card.KEY] = text
+        if self._is_best:
+            for key in NOT_IN_BEST:
+                checkpoint.pop(key, None)
+            checkpoint['meta'] = {key: value for key, value in checkpoint['meta'].items() if card.is_plain(value)}
+
+    def after_val_epoch(self, runner: Runner, metrics: Dict[str, float]) -> None:
+        found = [getattr(metric, 'score_thr', None) for metric in runner.val_loop.evaluator.metrics]
+        runner.message_hub.update_info('score_thr', next((thr for thr in found if thr is not None), None))
+        super().after_val_epoch(runner, metrics)
+        step = runner.epoch if self.by_epoch else runner.iter
+        if self.last_ckpt is None:  # before the first checkpoint, and in a validation without a training
+            return
+        is_of_this_step = self.last_ckpt == self._path(self.filename_tmpl.format(step))
+        if is_of_this_step and self._thr_of_last != self._score_thr(runner):
+            self._save_checkpoint_with_step(runner, step, dict(epoch=runner.epoch, iter=runner.iter))
 
     def save_interrupted(self, runner: Runner, iteration: int) -> bool:
         """Save a run outside the regular interval. The next regular checkpoint removes this one.
@@ -74,9 +110,9 @@ class CheckpointHook(MMEngineCheckpointHook):
         return [self._path(self.filename_tmpl.format(other)) for other in kept[:-self.max_keep_ckpts]]
 
     def _save(self, runner: Runner, name: str, meta: dict) -> None:
-        self.last_ckpt = self._path(name)
+        self.last_ckpt, self._thr_of_last = self._path(name), self._score_thr(runner)
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)
-        with self._writing_whole_files(runner):
+        with self._writing_whole_files(runner), mock.patch.object(self, '_is_best', False):
             runner.save_checkpoint(self.out_dir, name, self.file_client_args, save_optimizer=self.save_optimizer,
                                    save_param_scheduler=self.save_param_scheduler, meta=meta, by_epoch=self.by_epoch,
                                    backend_args=self.backend_args, **self.args)
@@ -89,13 +125,32 @@ class CheckpointHook(MMEngineCheckpointHook):
         backend = self.file_backend
         self.file_backend = removals = _NotedRemovals(backend)
         try:
-            with self._writing_whole_files(runner):
+            with self._writing_whole_files(runner), mock.patch.object(self, '_is_best', True):
                 super()._save_best_checkpoint(runner, metrics)
         finally:
             self.file_backend = backend
         for path in removals.paths:  # empty except in the main process
             if path not in self._best(runner).values():
                 self._remove(path)
+
+    def _card_text(self, runner: Runner) -> Optional[str]:
+        """The card of the run; None, with a warning, if the config cannot be put into one."""
+        try:
+            classes = (getattr(runner.train_dataloader.dataset, 'metainfo', None) or {}).get('classes') or ()
+            return card.describe(runner.cfg, classes, self._score_thr(runner),
+                                 card.training_data(runner.cfg)).to_text()
+        except SetupError as error:
+            if not self._has_warned:
+                runner.logger.warning(f'The checkpoints get no card, so a detector will need the config beside them: '
+                                      f'{error}')
+            self._has_warned = True
+            return None
+
+    @staticmethod
+    def _score_thr(runner: Runner) -> Optional[float]:
+        """The score threshold that the last validation found, before the run was resumed if need be."""
+        thr = runner.message_hub.runtime_info.get('score_thr')
+        return thr if isinstance(thr, float) and 0 <= thr <= 1 else None  # a stranger's checkpoint may say anything
 
     @contextlib.contextmanager
     def _writing_whole_files(self, runner: Runner) -> Iterator[None]:

@@ -3,13 +3,17 @@ import datetime
 import os
 import signal
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 from tool_runs import free_port, parse
 
 from gfl_plugin import engine
+from gfl_plugin.engine.summary import _list_scores
 from gfl_plugin.errors import Interrupted, SetupError
+from gfl_plugin.evaluation import CocoMetric
+from gfl_plugin.evaluation.matching import OperatingPoint
 
 WAYS_OUT = [(None, None), (SetupError('a mistake'), 2), (Interrupted('SIGTERM'), 75), (KeyboardInterrupt(), 130),
             (ZeroDivisionError('a bug'), None)]
@@ -89,3 +93,11 @@ def test_ctrl_c_while_a_tool_starts_is_one_line_and_a_status(monkeypatch, capsys
     with pytest.raises(SystemExit) as end:
         sys.modules['arguments'].run('test', None)
     assert end.value.code == 130 and len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_summary_names_the_threshold_of_the_best_f1():
+    metric = CocoMetric()
+    evaluator, scores = SimpleNamespace(metrics=[metric]), {'coco/bbox_mAP': 0.4}
+    assert _list_scores('Test', evaluator, scores) == ['Test: AP 0.400']
+    metric.best_f1 = OperatingPoint(0.5, 0.254)
+    assert _list_scores('Test', evaluator, scores) == ['Test: AP 0.400', 'Best F1 0.50 at score >= 0.25']

@@ -1,22 +1,27 @@
 """A checkpoint from a stranger runs no code, whichever command loads it and wherever in it the code hides."""
 import ast
 import contextlib
+import json
 import os
 import pickle
 import re
 import shutil
 import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 from mmdet.apis import DetInferencer
-from mmengine.config import Config
+from mmdet.registry import MODELS
+from mmengine.config import Config, ConfigDict
 from mmengine.logging import HistoryBuffer
 from tool_runs import ROOT, SHAPES, SMALL, on_shapes, parse, run
 
 from gfl_plugin import engine
+from gfl_plugin.card import KEY
 from gfl_plugin.errors import SetupError
+from gfl_plugin.inference.loading import load_model
 from gfl_plugin.safe_loading import UnsafeCheckpointError, load_file, trusting
 
 QUICK = ['train_cfg.max_epochs=2', 'train_cfg.val_begin=99', 'train_dataloader.dataset.num_images=4']
@@ -136,9 +141,14 @@ def infer_without_config(data, path, work_dir):
     DetInferencer(weights=str(path), device='cpu', show_progress=False)
 
 
-DOORS = (resume, resume_what_the_folder_names, load_from, pretrained, evaluate, study, infer, infer_without_config)
-# Each kind by one door, and each door with two kinds; the others take a minute.
-ALL = [pytest.param(door, kind, marks=() if door is resume or kind in KINDS[:2] else pytest.mark.soak)
+def detect(data, path, work_dir):
+    load_model(str(path))
+
+
+DOORS = (resume, resume_what_the_folder_names, load_from, pretrained, evaluate, study, infer, infer_without_config,
+         detect)
+# Each kind by two doors, and each door with two kinds; the others take a minute.
+ALL = [pytest.param(door, kind, marks=() if door in (resume, detect) or kind in KINDS[:2] else pytest.mark.soak)
        for kind in KINDS for door in DOORS]
 
 
@@ -217,6 +227,83 @@ def test_a_trusted_checkpoint_brings_its_config(trained, tmp_path):
         inferencer = DetInferencer(weights=path, device='cpu', show_progress=False)
     image = next((trained / 'data').rglob('*.png'))
     assert inferencer(str(image), no_save_vis=True)['predictions'][0]['bboxes']
+
+
+# ---- the card that a checkpoint carries ----
+
+def touching(witness):
+    return dict(type='os.system', command=f'touch {witness}')
+
+
+def set_in(node, path, value):
+    *parents, last = path.split('.')
+    for name in parents:
+        node = node[int(name) if isinstance(node, list) else name]
+    node[last] = value
+
+
+# What a card must not say, by the place where it says so. The module `evil` leaves a witness when it is imported.
+CARDS = {
+    'model_type': lambda folder: ('model', touching(folder / 'witness')),
+    'nested_type': lambda folder: ('model.neck', touching(folder / 'witness')),
+    'type_of_a_norm': lambda folder: ('model.bbox_head.norm_cfg', dict(type='evil.Norm')),
+    'type_of_a_loss': lambda folder: ('model.bbox_head.loss_bbox', dict(type='evil.Loss')),
+    'bare_string': lambda folder: ('model.bbox_head.quality', 'evil.Quality'),
+    'scope_of_a_type': lambda folder: ('model.backbone.type', 'evil.ResNet'),
+    'scope': lambda folder: ('model.neck._scope_', 'evil'),
+    'nms': lambda folder: ('model.test_cfg.nms', dict(type='__import__("evil")')),
+    'transform': lambda folder: ('pipeline', [touching(folder / 'witness')]),
+    'nested_transform': lambda folder: ('pipeline', [dict(type='Compose', transforms=[touching(folder / 'witness')])]),
+    'custom_imports': lambda folder: ('model.custom_imports', dict(imports=['evil'])),
+    'teacher': lambda folder: ('model', dict(
+        type='KnowledgeDistillationSingleStageDetector', backbone=dict(type='ResNet', depth=18), neck=None,
+        bbox_head=dict(type='RetinaHead', num_classes=6, in_channels=8), teacher_config=str(folder / 'evil.py'))),
+    'init_cfg': lambda folder: (
+        'model.backbone.init_cfg', dict(type='Pretrained', checkpoint=str(folder / 'evil.pth'))),
+    'pretrained': lambda folder: ('model.backbone.pretrained', str(folder / 'evil.pth'))}
+
+
+@pytest.fixture
+def evil(tmp_path, monkeypatch):
+    """A module, and a checkpoint, that leave a witness when they are loaded."""
+    (tmp_path / 'evil.py').write_text(f'open({str(tmp_path / "witness")!r}, "w").close()')
+    torch.save(Call(os.system, f'touch {tmp_path / "witness"}'), tmp_path / 'evil.pth')
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    sys.modules.pop('evil', None)
+
+
+def write_card(trained, path, change):
+    content = load_file(trained / 'run' / 'epoch_1.pth')
+    card = json.loads(content[KEY])
+    set_in(card, *change)
+    torch.save({**content, KEY: json.dumps(card)}, path)
+    return card
+
+
+@pytest.mark.parametrize('kind', CARDS)
+def test_nothing_in_a_card_is_run(kind, trained, evil):
+    write_card(trained, evil / 'stranger.pth', CARDS[kind](evil))
+    with pytest.raises(SetupError):
+        load_model(str(evil / 'stranger.pth'))
+    assert not (evil / 'witness').exists(), f'{kind} was run'
+
+
+@pytest.mark.parametrize('kind', ['model_type', 'nested_type', 'type_of_a_norm', 'type_of_a_loss', 'scope_of_a_type',
+                                  'scope', 'teacher'])
+def test_the_attacks_by_a_card_are_real(kind, trained, evil):
+    """MMDetection's registry runs what such a config names."""
+    card = write_card(trained, evil / 'stranger.pth', CARDS[kind](evil))
+    with contextlib.suppress(Exception):
+        MODELS.build(ConfigDict(card['model']))
+    assert (evil / 'witness').exists()
+
+
+@pytest.mark.parametrize('text', ['[' * 100_000, '{"a":' * 100_000, '[]', 'no JSON', ['GFL'], {'format': 1}])
+def test_a_card_that_is_none(text, trained, tmp_path):
+    torch.save({**load_file(trained / 'run' / 'epoch_1.pth'), KEY: text}, tmp_path / 'stranger.pth')
+    with pytest.raises(SetupError, match=r'card of .*stranger\.pth cannot be used'):
+        load_model(str(tmp_path / 'stranger.pth'))
 
 
 # ---- shells and sockets ----

@@ -232,3 +232,28 @@ def test_a_data_set_without_classes_is_a_mistake(tmp_path):
     metric = METRICS.build(dict(type='gfl_plugin.CocoMetric', ann_file=str(tmp_path / 'truth.json')))
     with pytest.raises(SetupError, match=r'Set metainfo=dict\(classes='):
         metric.dataset_meta = {}
+
+
+@pytest.mark.parametrize('with_file', [True, False])
+def test_the_threshold_of_the_best_f1(with_file, tmp_path):
+    """Two cats and a crowd of dogs; the classes come in another order than the categories.
+
+    The right cat has a score of 0.8, a false one 0.6, the other right cat 0.4, and a dog in the crowd 0.9. F1 is 2/3
+    for one detection, 2/4 for two and 4/5 for three.
+    """
+    content = truth(images=1)
+    boxes = [[0, 0, 20, 20], [200, 0, 60, 60], [0, 300, 400, 300]]
+    content['annotations'] = [dict(id=number, image_id=1, category_id=1 + crowd, bbox=box, area=400, iscrowd=crowd)
+                              for number, (box, crowd) in enumerate(zip(boxes, (0, 0, 1)), 1)]
+    (tmp_path / 'truth.json').write_text(json.dumps(content))
+    metric = METRICS.build(dict(type='gfl_plugin.CocoMetric', metric='bbox',
+                                **(dict(ann_file=str(tmp_path / 'truth.json')) if with_file else {})))
+    metric.dataset_meta = dict(classes=('dog', 'cat'))
+    assert metric.score_thr is None
+    corners = [[x, y, x + w, y + h] for x, y, w, h in boxes]
+    found = dict(bboxes=torch.tensor([corners[0], [500, 9, 600, 99], corners[1], [10, 310, 50, 350]]).float(),
+                 scores=torch.tensor([.8, .6, .4, .9]), labels=torch.tensor([1, 1, 1, 0]))
+    instances = [dict(bbox_label=1 - crowd, bbox=box, ignore_flag=crowd) for box, crowd in zip(corners, (0, 0, 1))]
+    metric.process({}, [dict(img_id=1, ori_shape=(640, 640), pred_instances=found, instances=instances)])
+    metric.evaluate(1)
+    assert metric.best_f1.f1 == pytest.approx(.8) and metric.score_thr == pytest.approx(.2)

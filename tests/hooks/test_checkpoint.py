@@ -4,8 +4,10 @@ import errno
 import itertools
 import os
 import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -15,8 +17,11 @@ from mmengine.hooks import EMAHook
 from tool_runs import ROOT, SHAPES, SMALL, log, on_shapes
 
 from gfl_plugin import engine, files
+from gfl_plugin.card import KEY, read_card
 from gfl_plugin.engine.start import damage, newest_whole
 from gfl_plugin.errors import RunError, SetupError
+from gfl_plugin.evaluation import CocoMetric
+from gfl_plugin.evaluation.matching import OperatingPoint
 from gfl_plugin.hooks import CheckpointHook
 from gfl_plugin.safe_loading import load_file
 
@@ -182,6 +187,95 @@ def test_a_checkpoint_cannot_make_a_run_remove_files_elsewhere(tmp_path):
     torch.save(content, run / 'epoch_1.pth')
     engine.train(on_shapes(*arguments, '--resume', settings=[*settings, 'train_cfg.max_epochs=2']))
     assert victim.read_text() == 'precious'
+
+
+# ---- the card, and what a best checkpoint holds ----
+
+BEST = ['default_hooks.checkpoint.save_best=coco/bbox_mAP', 'default_hooks.checkpoint.rule=greater']
+CARD_KEYS = {'meta', 'state_dict', KEY}
+
+
+class Evaluations:
+    """Stand in for COCO's metric: each evaluation gives the next AP, and the next threshold."""
+
+    def __init__(self, *found):
+        self.found = iter(found)
+
+    def __call__(self, metric, results):
+        score, thr = next(self.found)
+        metric.best_f1 = None if thr is None else OperatingPoint(.5, thr)
+        return dict(bbox_mAP=score)
+
+
+def evaluating(*found):
+    evaluations = Evaluations(*found)
+    return mock.patch.object(CocoMetric, 'compute_metrics', lambda metric, results: evaluations(metric, results))
+
+
+def threshold(path):
+    return read_card(load_file(path), str(path)).score_thr
+
+
+@pytest.fixture(scope='module')
+def two_epochs(tmp_path_factory):
+    """A run whose second epoch is better than the first, then saved as a signal would save it."""
+    folder = tmp_path_factory.mktemp('two_epochs')
+    with evaluating((.1, .25), (.3, .5)):
+        runner = engine.train(on_shapes('train', folder / 'data', '--work-dir', str(folder / 'run'), settings=BEST))
+    hook = next(hook for hook in runner.hooks if isinstance(hook, CheckpointHook))
+    hook.save_interrupted(runner, runner.iter)
+    return runner
+
+
+def test_every_checkpoint_has_a_card_with_the_threshold_of_its_validation(two_epochs):
+    run = Path(two_epochs.work_dir)
+    assert {name: threshold(run / name) for name in checkpoints(run)} == {
+        'best_coco_bbox_mAP_epoch_2.pth': .5, 'epoch_1.pth': .25, 'epoch_2.pth': .5, 'interrupted.pth': .5}
+    card = read_card(load_file(run / 'epoch_2.pth'), 'epoch_2.pth')
+    assert card.classes == list(two_epochs.train_dataloader.dataset.metainfo['classes'])
+    assert card.model['bbox_head']['num_classes'] == 6 and card.pipeline[0]['type'] == 'Resize'
+    assert card.trained_on['data'] == str(run.parent / 'data') and card.trained_on['split'] == 'train'
+
+
+def test_the_best_checkpoint_holds_averaged_weights_and_no_more(two_epochs):
+    run = Path(two_epochs.work_dir)
+    best, last = load_file(run / 'best_coco_bbox_mAP_epoch_2.pth'), load_file(run / 'epoch_2.pth')
+    average = next(hook for hook in two_epochs.hooks if isinstance(hook, EMAHook)).ema_model.module.state_dict()
+    raw = two_epochs.model.state_dict()
+    assert best.keys() == CARD_KEYS and last.keys() > CARD_KEYS | {'optimizer', 'ema_state_dict', 'message_hub'}
+    for name, value in average.items():
+        assert torch.equal(best['state_dict'][name], value) and torch.equal(last['state_dict'][name], value), name
+        assert torch.equal(last['ema_state_dict'][f'module.{name}'], raw[name]), name
+    assert any(not torch.equal(raw[name], average[name]) for name in raw), 'there should be a difference to find'
+
+
+def test_a_resumed_run_keeps_the_threshold_and_does_not_resume_the_best(two_epochs, tmp_path):
+    run, data = Path(two_epochs.work_dir), Path(two_epochs.work_dir).parent / 'data'
+    best = shutil.copy(run / 'best_coco_bbox_mAP_epoch_2.pth', tmp_path / 'renamed.pth')
+    for path in (run / 'best_coco_bbox_mAP_epoch_2.pth', best):
+        with pytest.raises(SetupError, match=rf'{os.path.basename(path)} holds weights only.*epoch_N\.pth'):
+            engine.train(on_shapes('train', data, '--resume', str(path), '--work-dir', str(tmp_path / 'no')))
+    engine.train(on_shapes('train', data, '--resume', str(run / 'epoch_2.pth'), '--work-dir', str(tmp_path / 'run'),
+                           settings=[*BEST, 'train_cfg.max_epochs=3', 'train_cfg.val_begin=9']))
+    assert threshold(tmp_path / 'run/epoch_3.pth') == .5
+
+
+def test_without_save_best_the_last_checkpoint_gets_the_threshold_of_its_validation(tmp_path):
+    with evaluating((.1, .25), (.2, None)):
+        engine.train(on_shapes('train', tmp_path / 'data', '--work-dir', str(tmp_path / 'run')))
+    assert threshold(tmp_path / 'run/epoch_1.pth') == .25
+    assert threshold(tmp_path / 'run/epoch_2.pth') is None, 'no detection was right'
+
+
+def test_a_config_that_is_more_than_data_gives_no_card_and_one_warning(tmp_path):
+    run = tmp_path / 'run'
+    options = on_shapes('train', tmp_path / 'data', '--work-dir', str(run))
+    options.config = str(tmp_path / 'mine.py')
+    (tmp_path / 'mine.py').write_text(
+        f'_base_ = {SHAPES!r}\n'
+        "test_dataloader = dict(dataset=dict(pipeline=[dict(type='Pad', size=float('inf'))]))\n")
+    engine.train(options)
+    assert KEY not in load_file(run / 'epoch_2.pth') and log(run).count('get no card') == 1
 
 
 # ---- a full disk ----
