@@ -8,5 +8,5 @@ from .reproduce import reproduce
 from .run import demo, reporting, test, train
 from .summary import test_and_report, train_and_report
 
-__all__ = ['Options', 'analyze', 'benchmark', 'check_dataset', 'demo', 'load_config', 'predict', 'reporting', 'reproduce',
-           'test', 'test_and_report', 'train', 'train_and_report']
+__all__ = ['Options', 'analyze', 'benchmark', 'check_dataset', 'demo', 'load_config', 'predict', 'reporting',
+           'reproduce', 'test', 'test_and_report', 'train', 'train_and_report']

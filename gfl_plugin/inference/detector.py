@@ -5,6 +5,7 @@ import numpy as np
 import torch
 from mmdet.structures import DetDataSample
 
+from ..errors import SetupError
 from .folding import fold_batch_norms
 from .images import ImageError, Source, find_images, read_image
 from .loading import build_transforms, load_model
@@ -61,9 +62,7 @@ class Detector:
     def __init__(self, checkpoint: str, device: str = 'auto', config: Optional[str] = None,
                  score_thr: Optional[float] = None, batch_size: int = 8, fold: bool = True, trust: bool = False,
                  allow: Collection[type] = ()) -> None:
-        if device == 'auto':
-            device = 'cuda' if torch.cuda.is_available() else 'cpu'
-        self.model, self.card = load_model(checkpoint, config, device, trust, allow)
+        self.model, self.card = load_model(checkpoint, config, _choose_device(device), trust, allow)
         self.classes, self.batch_size = tuple(self.card.classes), batch_size
         recommended = FALLBACK_THR if self.card.score_thr is None else self.card.score_thr
         self.score_thr = recommended if score_thr is None else score_thr
@@ -148,3 +147,13 @@ class Detector:
         result = Result(*(found[name].cpu().numpy() for name in ('bboxes', 'scores', 'labels')), self.classes,
                         (width, height), source)
         return result[result.scores >= score_thr]
+
+
+def _choose_device(device: str) -> str:
+    if device == 'auto':
+        return 'cuda' if torch.cuda.is_available() else 'cpu'
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # AssertionError: PyTorch without CUDA
+        raise SetupError(f'PyTorch cannot use the device {device!r}: {str(error).splitlines()[0]}') from error
+    return device

@@ -45,9 +45,9 @@ def detector(best):
 
 @pytest.fixture
 def photos():
-    """Five images in two sizes, mixed."""
+    """Five images in two sizes, mixed, of 64 x 64 and of 32 x 64 pixels once they are padded."""
     rng = np.random.default_rng(0)
-    sizes = [(48, 64), (64, 48), (48, 64), (48, 64), (64, 48)]
+    sizes = [(48, 64), (24, 64), (48, 64), (48, 64), (24, 64)]
     return [cv2.GaussianBlur(rng.integers(0, 256, (*size, 3), np.uint8), (0, 0), 2) for size in sizes]
 
 
@@ -207,7 +207,7 @@ def test_one_bad_image_raises_or_is_reported(detector, photos, tmp_path):
     errors = []
     results = list(detector.stream([tmp_path, photos[1]], on_error=errors.append))
     assert [error.reason for error in errors] == ['truncated']
-    assert [result.size for result in results] == [(64, 48), (48, 64)]
+    assert [result.size for result in results] == [(64, 48), (64, 24)]
 
 
 @pytest.mark.parametrize('shape', [(1, 1), (6000, 8000), (3, 300)])
@@ -270,8 +270,8 @@ def test_equal_names_do_not_overwrite_each_other(best, tmp_path, photos):
         (tmp_path / folder).mkdir()
         cv2.imwrite(str(tmp_path / folder / 'photo.png'), photos[0])
     predict(best, tmp_path / 'a', tmp_path / 'b', '--out', tmp_path / 'out')
-    pictures = (tmp_path / 'out/pictures').rglob('*.png')
-    assert sorted(str(path.relative_to(tmp_path / 'out/pictures')) for path in pictures) == ['a/photo.png', 'b/photo.png']
+    pictures = tmp_path / 'out/pictures'
+    assert sorted(str(path.relative_to(pictures)) for path in pictures.rglob('*.png')) == ['a/photo.png', 'b/photo.png']
 
 
 def test_mistakes_of_the_command(best, trained, tmp_path):
