@@ -2,6 +2,7 @@
 import math
 import os
 import shlex
+import sys
 from typing import Dict, List, Optional
 
 from mmengine.dist import is_main_process
@@ -43,7 +44,8 @@ def summarize_training(runner: Runner) -> str:
         return '\n'.join(lines)
     score = f' (AP {hub.get_info("best_score"):.3f})' if best else ''
     config = os.path.join(runner.work_dir, os.path.basename(runner.cfg.filename))  # it has all options of this run
-    command = shlex.join(['python', 'tools/test.py', _shorten(config), _shorten(checkpoint)])
+    test = ['gfl', 'test'] if sys.argv[0].startswith('gfl ') else ['python', 'tools/test.py']  # as this run was started
+    command = shlex.join([*test, _shorten(config), _shorten(checkpoint)])
     return '\n'.join([*lines, f'{"Best" if best else "Last"} checkpoint: {_shorten(checkpoint)}{score}',
                       f'To test it: {command}'])
 
