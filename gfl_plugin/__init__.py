@@ -15,6 +15,7 @@ from .compat import ops  # noqa: E402
 ops.install()  # before mmdet's models, which import mmcv's operators
 safe_loading.install()
 config_bases.install()
+stack.import_datasets()
 
 from . import assigners, backbones, box, datasets, evaluation, hooks, quality  # noqa: E402,F401  (registers the types)
 from .config_bases import CONFIGS  # noqa: E402,F401

@@ -5,7 +5,7 @@ import pytest
 import torch
 from data_sets import write_coco
 from timm_setup import need_timm
-from tool_runs import ROOT, parse, scalars
+from tool_runs import ROOT, log, parse, scalars
 
 from gfl_plugin import engine
 from gfl_plugin.engine.weights import published_weights
@@ -21,10 +21,13 @@ def load(config, *arguments):
     return engine.load_config(parse('train', config, *arguments))
 
 
-def test_lite0_trains_as_it_says(tmp_path):
+def test_lite0_trains_as_it_says(tmp_path, capsys):
     need_timm()
     engine.train(parse('train', LITE0, '--weights', 'none', '--data-root', str(write_coco(tmp_path / 'coco', images=4)),
-                       '--work-dir', str(tmp_path / 'run'), '--cfg-options', *SMALL))
+                       '--work-dir', str(tmp_path / 'run'), '--cfg-options', *SMALL, 'experiment_name=recipe_lite0'))
+    shown = capsys.readouterr().out.partition('loss_cls')[0]
+    assert shown.count('\n') < 30 and 'is skipped' not in shown, shown
+    assert 'conv_stem.weight is skipped since' in log(tmp_path / 'run'), 'the log file should name what is frozen'
     logged = scalars(tmp_path / 'run')
     assert all(0 < entry['loss'] < math.inf for entry in logged.values())
     rates = [entry['lr'] for _, entry in sorted(logged.items())]

@@ -8,20 +8,18 @@
     python tools/analyze.py perturb CONFIG CHECKPOINT CONFIG CHECKPOINT --ap           boxes under feature noise
     python tools/analyze.py losses                                                     curves, with sliders
 """
-import argparse
-
 import arguments
 
 
 def parse_options():
-    shared = argparse.ArgumentParser(add_help=False)
+    shared = arguments.Parser(add_help=False)
     shared.add_argument('--out', metavar='DIR', help='where the files go (default: work_dirs/analyze/STUDY)')
     shared.set_defaults(launcher='none', local_rank=None)
-    of_config = argparse.ArgumentParser(add_help=False, parents=[shared])
+    of_config = arguments.Parser(add_help=False, parents=[shared])
     for option in ('--data-root', '--cfg-options'):
         more = dict(nargs='+', metavar='KEY=VALUE') if option == '--cfg-options' else {}
         of_config.add_argument(option, help='as in tools/train.py', **more)
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments.Parser(description=__doc__)
     studies = parser.add_subparsers(dest='study', required=True)
 
     study = studies.add_parser('targets', parents=[of_config], help='how far sides of objects are from priors, and '
@@ -49,5 +47,9 @@ def parse_options():
     return parser.parse_args()
 
 
-if __name__ == '__main__':
+def main():
     print(arguments.run('analyze', parse_options()))
+
+
+if __name__ == '__main__':
+    main()

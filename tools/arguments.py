@@ -1,13 +1,28 @@
 """The options that all tools share. Nothing here imports torch, so `--help` answers at once."""
 import argparse
+import re
 import sys
 from typing import Optional
 
 
-def parser(doc: str, config: Optional[str] = None) -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """A parser whose help keeps the lines of the description. The help of ``gfl train`` says so in its examples."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **{'formatter_class': argparse.RawDescriptionHelpFormatter, **options})
+
+    def format_help(self) -> str:
+        text = super().format_help()
+        if not self.prog.startswith('gfl '):
+            return text
+        return re.sub(r'(python )?tools/([a-z]+)\w*\.py', r'gfl \2', text)  # gfl check runs tools/check_dataset.py
+
+
+def parser(doc: str, config: Optional[str] = None) -> Parser:
     """Make a parser with the shared options. ``doc`` is the tool's docstring, ``config`` the default config file."""
-    result = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    result.add_argument('config', nargs='?' if config else None, default=config, help='config file')
+    result = Parser(description=doc)
+    result.add_argument('config', nargs='?' if config else None, default=config,
+                        help='config file, or the name of a config of this package, such as gfl/gfl_r50_fpn_1x_coco')
     result.add_argument('--work-dir', help='where results and logs go (default: work_dirs/<config>)')
     result.add_argument('--data-root', help='root of the data set, instead of the one in the config')
     result.add_argument('--cfg-options', nargs='+', metavar='KEY=VALUE',

@@ -7,16 +7,11 @@
     python tools/benchmark.py infer --batch 1      inference from images to boxes
     python tools/benchmark.py eval                 COCO's metric by faster-coco-eval and by pycocotools
 """
-import argparse
-import os
-
 import arguments
-
-CONFIG = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), 'configs/gfl/gfl_r50_fpn_1x_coco.py')
 
 
 def parse_options():
-    shared = argparse.ArgumentParser(add_help=False)
+    shared = arguments.Parser(add_help=False)
     shared.add_argument('--device', default='cpu', help='cpu or cuda')
     shared.add_argument('--batch', type=int, default=4, help='images in a batch')
     shared.add_argument('--size', type=int, nargs=2, default=(800, 1344), metavar=('H', 'W'), help='pixels')
@@ -24,12 +19,12 @@ def parse_options():
     shared.add_argument('--amp', action='store_true', help='bf16: bf16 logits (head), or autocast (train, infer)')
     shared.add_argument('--rounds', type=int, default=20, help='pairs to measure')
     shared.add_argument('--json', metavar='FILE', help='also write the figures to a file')
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments.Parser(description=__doc__)
     commands = parser.add_subparsers(dest='command', required=True)
     commands.add_parser('head', parents=[shared])
     for name in ('train', 'infer'):
         command = commands.add_parser(name, parents=[shared])
-        command.add_argument('config', nargs='?', default=CONFIG, help='config file')
+        command.add_argument('config', nargs='?', default='gfl/gfl_r50_fpn_1x_coco.py', help='config file')
         command.add_argument('--cfg-options', nargs='+', metavar='KEY=VALUE', help='as in tools/train.py')
         if name == 'train':
             command.add_argument('--against', choices=['same', 'stock', 'stock-amp'], default='same',
@@ -41,5 +36,9 @@ def parse_options():
     return parser.parse_args()
 
 
-if __name__ == '__main__':
+def main():
     arguments.run('benchmark', parse_options())
+
+
+if __name__ == '__main__':
+    main()

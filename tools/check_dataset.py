@@ -6,14 +6,13 @@
 
 Exit status: 1 if training would suffer, 2 for a mistake in the command line, else 0.
 """
-import argparse
 import sys
 
 import arguments
 
 
 def parse_options():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments.Parser(description=__doc__)
     parser.add_argument('annotations', nargs='?', metavar='ANN', help='annotation file in COCO format')
     parser.add_argument('--images', metavar='DIR', help='folder of the image files of ANN')
     arguments.add_data(parser)
@@ -40,7 +39,11 @@ def parse_options():
     return options
 
 
-if __name__ == '__main__':
+def main():
     found = arguments.run('check_dataset', parse_options())
     print(found.text)
     sys.exit(int(found.suffers))
+
+
+if __name__ == '__main__':
+    main()

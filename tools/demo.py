@@ -3,19 +3,19 @@
 
     python tools/demo.py
 """
-import os
-
 import arguments
-
-CONFIG = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), 'configs/demo/gfl_r18_fpn_shapes.py')
 
 
 def parse_options():
-    parser = arguments.parser(__doc__, CONFIG)
+    parser = arguments.parser(__doc__, 'demo/gfl_r18_fpn_shapes.py')
     parser.set_defaults(amp=False, auto_scale_lr=False, resume=None, no_pretrained=False, out=None, show_dir=None,
                         tta=False)
     return parser.parse_args()
 
 
-if __name__ == '__main__':
+def main():
     arguments.run('demo', parse_options())
+
+
+if __name__ == '__main__':
+    main()

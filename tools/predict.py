@@ -36,9 +36,13 @@ def parse_options():
     return parser.parse_args()
 
 
-if __name__ == '__main__':
+def main():
     options = parse_options()
     with contextlib.redirect_stdout(sys.stderr if options.json else sys.stdout):  # other libraries print, too
         found = arguments.run('predict', options)
     print(json.dumps(found.content, ensure_ascii=False) if options.json else found.text)
     sys.exit(int(found.failed > 0))
+
+
+if __name__ == '__main__':
+    main()

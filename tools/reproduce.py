@@ -6,13 +6,11 @@
 
 Tables: table3, quality, box, beta, n. The folder of each run, table.md and table.json go to work_dirs/reproduce/TABLE.
 """
-import argparse
-
 import arguments
 
 
 def parse_options():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments.Parser(description=__doc__)
     parser.add_argument('table', help='table3, quality, box, beta or n')
     parser.add_argument('--seeds', type=int, default=3, help='runs of each row, with the seeds 0, 1, ...')
     parser.add_argument('--rows', nargs='+', metavar='ROW', help='train these rows alone, such as joint_dirac or '
@@ -25,5 +23,9 @@ def parse_options():
     return parser.parse_args()
 
 
-if __name__ == '__main__':
+def main():
     arguments.run('reproduce', parse_options())
+
+
+if __name__ == '__main__':
+    main()

@@ -18,5 +18,9 @@ def parse_options():
     return parser.parse_args()
 
 
-if __name__ == '__main__':
+def main():
     arguments.run('test_and_report', parse_options())
+
+
+if __name__ == '__main__':
+    main()

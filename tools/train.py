@@ -30,5 +30,9 @@ def parse_options():
     return parser.parse_args()
 
 
-if __name__ == '__main__':
+def main():
     arguments.run('train_and_report', parse_options())
+
+
+if __name__ == '__main__':
+    main()

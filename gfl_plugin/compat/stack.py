@@ -2,7 +2,7 @@
 import importlib
 import warnings
 from importlib import metadata
-from typing import Dict, Tuple
+from typing import Any, Dict, Tuple
 
 # Installs what the extra `onedl` of pyproject.toml installs, but works without a clone.
 GET_STACK = ('pip install onedl-mmengine==0.10.12 onedl-mmcv==2.3.6 onedl-mmdetection==3.5.1   '
@@ -40,6 +40,26 @@ def require() -> None:
         except Exception as error:  # mmdet checks its companions with `assert`, OpenCV's libraries raise OSError
             raise ImportError(_diagnosis(module, error)) from error
     _warn_untested()
+
+
+def import_datasets() -> None:
+    """Import ``mmdet.datasets`` without the two lines by which the maintained line says that it has no OneDL.
+
+    Those lines are debug messages, but they name no logger, and so MMEngine prints them whatever their level. Nobody
+    can turn them off, and they would precede every output, JSON included. MMEngine's ``print_log`` itself stays: what
+    changes, for the time of this import, is the ``print`` that its module finds.
+    """
+    logger: Any = importlib.import_module('mmengine.logging.logger')
+    logger.print = _print_unless_onedl
+    try:
+        importlib.import_module('mmdet.datasets')
+    finally:
+        del logger.print
+
+
+def _print_unless_onedl(message: object) -> None:
+    if not str(message).startswith('Could not import OneDL'):
+        print(message)
 
 
 def _diagnosis(module: str, error: Exception) -> str:

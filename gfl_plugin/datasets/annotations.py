@@ -259,7 +259,7 @@ def refuse(faults: List[Fault], name: str) -> None:
     if faults:
         fault, more = faults[0], len(faults) - 1
         others = f', and {more} more such {"entry" if more == 1 else "entries"}' if more else ''
-        raise SetupError(f'{name}: {fault.entry} {fault.what}{others}. tools/check_dataset.py lists every problem of '
+        raise SetupError(f'{name}: {fault.entry} {fault.what}{others}. `gfl check` lists every problem of '
                          'a data set')
 
 

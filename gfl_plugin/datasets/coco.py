@@ -18,7 +18,7 @@ from .annotations import STRAY, UNKNOWN_CATEGORY, category_ids, load_annotations
 from .images import describe, find_damage, find_missing, open_image
 
 SET_ROOT = 'Set the data root with --data-root DIR, or with --cfg-options data_root=DIR'
-CHECK = 'tools/check_dataset.py lists every problem of a data set'
+CHECK = '`gfl check` lists every problem of a data set'
 UNSEEN, READ, UNREADABLE = range(3)  # what is known about an image
 
 

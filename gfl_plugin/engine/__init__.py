@@ -2,11 +2,11 @@
 from .analyze import analyze
 from .benchmark import benchmark
 from .check_dataset import check_dataset
-from .config import Options, load_config
+from .config import Options, configs, find_config, list_configs, load_config
 from .predict import predict
 from .reproduce import reproduce
 from .run import demo, reporting, test, train
 from .summary import test_and_report, train_and_report
 
-__all__ = ['Options', 'analyze', 'benchmark', 'check_dataset', 'demo', 'load_config', 'predict', 'reporting',
-           'reproduce', 'test', 'test_and_report', 'train', 'train_and_report']
+__all__ = ['Options', 'analyze', 'benchmark', 'check_dataset', 'configs', 'demo', 'find_config', 'list_configs',
+           'load_config', 'predict', 'reporting', 'reproduce', 'test', 'test_and_report', 'train', 'train_and_report']

@@ -33,7 +33,7 @@ def analyze(options: Options) -> str:
     """
     missing = [name for name in EXTRA if importlib.util.find_spec(name) is None]
     if missing:  # before the work starts
-        raise SetupError(f'tools/analyze.py draws and counts with {", ".join(missing)}, which is not installed: '
+        raise SetupError(f'This study needs {", ".join(missing)}, which is not installed: '
                          'pip install -c constraints.txt -e ".[analysis]"')
     from .. import analysis
     study = getattr(analysis, options.study)

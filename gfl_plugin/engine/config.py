@@ -1,17 +1,19 @@
 """From a config file and the options of a command line to the config of a run."""
 import difflib
+import glob
 import inspect
 import logging
 import os
 import traceback
 from argparse import Namespace
-from typing import Any, Callable, Collection, Dict, Iterator, Optional
+from typing import Any, Callable, Collection, Dict, Iterator, List, Optional
 
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from ..compat import install_for_tools
+from ..config_bases import CONFIGS
 from ..errors import SetupError
 from .weights import find_weights
 
@@ -30,14 +32,13 @@ def load_config(options: Options) -> Config:
     A key of ``--cfg-options`` that the config does not have is applied, with a warning.
 
     Raises:
-        SetupError: There is no such file, it cannot be read, an option is not of the form key=value, or nothing is
+        SetupError: There is no such config, it cannot be read, an option is not of the form key=value, or nothing is
             known by the name of the weights.
     """
     install_for_tools()
-    if not os.path.isfile(options.config):
-        raise SetupError(f'There is no config file {os.path.abspath(options.config)}')
+    file = find_config(options.config)
     try:
-        config = Config.fromfile(options.config)
+        config = Config.fromfile(file)
     except Exception as error:  # a Python config can raise anything
         raise SetupError(f'{options.config} cannot be read{_name_line(error)}: '
                          f'{type(error).__name__}: {error}') from error
@@ -52,6 +53,42 @@ def load_config(options: Options) -> Config:
     if weights:
         _start_from(config, weights, settings)
     return config
+
+
+def find_config(name: str) -> str:
+    """Find the file of a config.
+
+    Args:
+        name: A file, or a config of this package as :func:`list_configs` names it, with or without ``configs/`` and
+            ``.py``.
+
+    Raises:
+        SetupError: It is neither.
+    """
+    if os.path.isfile(name):
+        return name
+    short = name.removeprefix('configs/').removesuffix('.py')
+    packaged = os.path.join(CONFIGS, f'{short}.py')
+    if os.path.isfile(packaged):
+        return packaged
+    raise SetupError(f'There is no config file {os.path.abspath(name)}, and this package has no config {short}. '
+                     f'Similar ones: {", ".join(_similar_configs(short))}. `gfl configs` lists all of them')
+
+
+def list_configs() -> List[str]:
+    """Name the configs of this package, such as ``gfl/gfl_r50_fpn_1x_coco``."""
+    return sorted(file.removesuffix('.py') for file in glob.glob('[!_]*/*.py', root_dir=CONFIGS))
+
+
+def configs(options: Options) -> str:
+    """List the configs of this package, a line each, as ``tools/configs.py`` says."""
+    return '\n'.join(list_configs())
+
+
+def _similar_configs(name: str) -> List[str]:
+    """The packaged configs whose name is nearest, whatever folder the user has named."""
+    bases = {os.path.basename(config): config for config in list_configs()}
+    return [bases[base] for base in difflib.get_close_matches(os.path.basename(name), bases, n=3, cutoff=0.0)]
 
 
 def _name_line(error: Exception) -> str:

@@ -20,6 +20,7 @@ from .recipe import fit_schedule
 # line for each parameter with settings of its own, and what MMEngine tells its own developers.
 TABLES = ('\n', 'Config:\n', 'Hooks will be executed', 'paramwise_options', 'Evaluating ', 'bbox_mAP_copypaste',
           'Distributed training is not used')
+FROZEN = 'is skipped since its requires_grad=False'  # how the optimizer's warning of a frozen parameter ends
 DEPRECATIONS = ('"FileClient" will be deprecated', '"HardDiskBackend" is the alias')
 
 
@@ -117,7 +118,8 @@ def is_for_screen(record: logging.LogRecord) -> bool:
     """Whether a record goes to the screen as well as to the log file."""
     text = record.getMessage()
     is_table = record.levelno <= logging.INFO and text.startswith(TABLES)
-    return not (is_table or text.startswith(DEPRECATIONS) or getattr(record, 'is_printed', False))
+    is_noise = text.startswith(DEPRECATIONS) or text.endswith(FROZEN)
+    return not (is_table or is_noise or getattr(record, 'is_printed', False))
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 import math
 import os
 import shlex
+import sys
 from typing import Dict, List, Optional
 
 from mmengine.dist import is_main_process
@@ -32,7 +33,7 @@ def test_and_report(options: Options) -> None:
 
 
 def summarize_training(runner: Runner) -> str:
-    """Describe the last validation, and name the best checkpoint and the command that tests it."""
+    """Describe the last validation, and name the best checkpoint and the commands that test it and predict with it."""
     hub, lines = runner.message_hub, []
     if runner.val_loop is not None:
         scores = {name[len('val/'):]: history.current() for name, history in hub.log_scalars.items()
@@ -44,9 +45,14 @@ def summarize_training(runner: Runner) -> str:
         return '\n'.join(lines)
     score = f' (AP {hub.get_info("best_score"):.3f})' if best else ''
     config = os.path.join(runner.work_dir, os.path.basename(runner.cfg.filename))  # it has all options of this run
-    command = shlex.join(['python', 'tools/test.py', _shorten(config), _shorten(checkpoint)])
     return '\n'.join([*lines, f'{"Best" if best else "Last"} checkpoint: {_shorten(checkpoint)}{score}',
-                      f'To test it: {command}'])
+                      f'To test it: {_command("test", _shorten(config), _shorten(checkpoint))}',
+                      f'To predict with it: {_command("predict", _shorten(checkpoint))} IMAGES'])
+
+
+def _command(tool: str, *options: str) -> str:
+    """How to start a tool, in the way in which this run was started."""
+    return shlex.join([*(['gfl', tool] if sys.argv[0].startswith('gfl ') else ['python', f'tools/{tool}.py']), *options])
 
 
 def _list_scores(title: str, evaluator: Evaluator, scores: Dict[str, float]) -> List[str]:

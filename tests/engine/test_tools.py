@@ -131,6 +131,7 @@ def test_a_mistake_is_one_paragraph_and_a_status(tmp_path):
         error = done.stderr[done.stderr.index('error: '):] if 'error: ' in done.stderr else done.stderr
         assert done.returncode == 2 and said in error, done.stderr[-2000:]
         assert len(error.strip().splitlines()) == 1 and 'Traceback' not in done.stderr, 'one paragraph, no traceback'
+        assert 'OneDL' not in done.stdout, 'an import should print nothing'
 
 
 @pytest.mark.parametrize('settings, said', [
