@@ -52,7 +52,8 @@ def summarize_training(runner: Runner) -> str:
 
 def _command(tool: str, *options: str) -> str:
     """How to start a tool, in the way in which this run was started."""
-    return shlex.join([*(['gfl', tool] if sys.argv[0].startswith('gfl ') else ['python', f'tools/{tool}.py']), *options])
+    start = ['gfl', tool] if sys.argv[0].startswith('gfl ') else ['python', f'tools/{tool}.py']
+    return shlex.join([*start, *options])
 
 
 def _list_scores(title: str, evaluator: Evaluator, scores: Dict[str, float]) -> List[str]:

@@ -191,12 +191,17 @@ def test_a_training_says_what_it_found_first_and_what_to_do_last(trained, folder
     text = log(root / 'yolo')
     assert 'YOLO format' in text and 'Validation after epoch 1' in text and 'Config:' in text, 'the log has all of it'
 
-    python, tool, *arguments = shlex.split(lines[-1].partition('To test it: ')[2])
+    python, tool, *arguments = shlex.split(lines[-2].partition('To test it: ')[2])
     assert (python, tool) == ('python', 'tools/test.py')
     engine.test_and_report(parse('test', *arguments, '--work-dir', str(root / 'test'), '--cfg-options',
                                  f'experiment_name=test_{os.urandom(4).hex()}'))
     scores = re.search(r'Validation after epoch 1: (.*)', printed)[1]
     assert f'Test: {scores}' in capsys.readouterr().out, 'the command should give the scores of the training'
+
+    python, tool, *arguments, images = shlex.split(lines[-1].partition('To predict with it: ')[2])
+    assert (python, tool, images) == ('python', 'tools/predict.py', 'IMAGES')
+    found = engine.predict(parse('predict', *arguments, str(folders['coco'] / 'val2017'), '--json'))
+    assert [Path(image['file']).name for image in found.content['images']] == ['v.jpg', 'w.jpg']
 
 
 def test_the_screen_shows_little_before_the_first_loss(trained):
