@@ -19,7 +19,7 @@ stack.import_datasets()
 
 from . import assigners, backbones, box, datasets, evaluation, hooks, quality  # noqa: E402,F401  (registers the types)
 from .config_bases import CONFIGS  # noqa: E402,F401
-from .heads import GFLHead, GFLV2Head  # noqa: E402,F401
+from .heads import DetTTAModel, GFLHead, GFLV2Head  # noqa: E402,F401
 from .inference import Detector, Result  # noqa: E402,F401
 from .losses import *  # noqa: E402,F401,F403
 from .version import __version__  # noqa: E402,F401

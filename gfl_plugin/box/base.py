@@ -1,5 +1,5 @@
 """What the head asks of a box."""
-from typing import Dict, Optional
+from typing import Dict, Optional, Tuple
 
 from mmdet.models.task_modules.coders import DeltaXYWHBBoxCoder, DistancePointBBoxCoder
 from mmdet.registry import TASK_UTILS
@@ -72,11 +72,20 @@ class Box(nn.Module):
         """
         return None
 
+    def distribution(self, raw: Tensor, priors: Priors) -> Optional[Tuple[Tensor, Tensor]]:
+        """Where each side may be, and how probable each place is.
+
+        Returns:
+            Places (K, 4, n+1), x of the left and right side and y of the top and bottom side, in the unit of the
+            priors; and their probabilities (K, 4, n+1). ``None`` if the box predicts no distribution.
+        """
+        return None
+
     def losses(self, pos: Positives, weight: Tensor, norm: Tensor) -> Dict[str, Tensor]:
         """Named scalar losses beside the loss of the decoded box.
 
         Args:
-            at: The K positives.
+            pos: The K positives.
             weight: (K,) how much each positive counts, 0 at invalid slots.
             norm: Scalar to divide by.
         """

@@ -2,11 +2,12 @@
 import math
 from typing import Dict, Optional, Tuple
 
+import torch
 from mmdet.registry import MODELS
 from mmdet.utils import ConfigType
 from torch import Tensor
 
-from ..functional.boxes import MAX_LOG_RATIO, distance_to_box, side_distances
+from ..functional.boxes import MAX_LOG_RATIO, distance_to_box, distances_to_places, side_distances
 from ..functional.priors import Priors
 from ..matches import Positives
 from ..registry import BOXES
@@ -14,6 +15,9 @@ from .base import Box
 
 # Spreads stay between a hundredth of a stride, which is as sure as a side can be, and a hundred strides.
 MAX_LOG_SPREAD = math.log(100)
+# A Gaussian has no bins. These places stand for it, in spreads from the mean: as many as the bins of the default box.
+# With weights that follow the density, they have the Gaussian's mean, and 0.999 of its spread.
+PLACES = tuple(half / 2 for half in range(-8, 9))
 
 
 @BOXES.register_module()
@@ -45,6 +49,14 @@ class GaussianDistribution(Box):
 
     def spread(self, raw: Tensor, priors: Priors) -> Tensor:
         return self.means_and_log_spreads(raw, priors)[1].exp() * priors.stride.repeat(1, 2)
+
+    def distribution(self, raw: Tensor, priors: Priors) -> Tuple[Tensor, Tensor]:
+        """See :class:`Box`. The n+1 places are the mean and 8 places on each side of it, half a spread apart."""
+        mean, log_spread = self.means_and_log_spreads(raw, priors)
+        offsets = torch.tensor(PLACES).to(raw.device, non_blocking=True)
+        spread = log_spread.exp() * priors.stride.repeat(1, 2)
+        probs = (-offsets.square() / 2).softmax(0).expand(*mean.shape, -1)
+        return distances_to_places(priors.center, mean[..., None] + spread[..., None] * offsets), probs
 
     def losses(self, pos: Positives, weight: Tensor, norm: Tensor) -> Dict[str, Tensor]:
         mean, log_spread = self.means_and_log_spreads(pos.raw, pos.priors)

@@ -1,12 +1,12 @@
 """Each side as any distribution over n + 1 distances (GFL, arXiv:2006.04388, section 3.2)."""
-from typing import Dict, Optional
+from typing import Dict, Optional, Tuple
 
 import torch
 from mmdet.registry import MODELS
 from mmdet.utils import ConfigType
 from torch import Tensor, nn
 
-from ..functional.boxes import box_to_distance, distance_to_box
+from ..functional.boxes import box_to_distance, distance_to_box, distances_to_places
 from ..functional.distributions import expectation, expectation_around_peak, standard_deviation
 from ..functional.priors import Priors
 from ..matches import Positives
@@ -71,6 +71,11 @@ class GeneralDistribution(Box):
     def spread(self, raw: Tensor, priors: Priors) -> Tensor:
         # Of the whole distribution, also where decode='mode': with two peaks, the side is in doubt.
         return standard_deviation(self.logits(raw)) * priors.stride.repeat(1, 2)
+
+    def distribution(self, raw: Tensor, priors: Priors) -> Tuple[Tensor, Tensor]:
+        probs = self.logits(raw).float().softmax(-1)
+        bins = torch.arange(self.reg_max + 1, device=raw.device)
+        return distances_to_places(priors.center, bins * priors.stride.repeat(1, 2)[..., None]), probs
 
     def losses(self, pos: Positives, weight: Tensor, norm: Tensor) -> Dict[str, Tensor]:
         distances = box_to_distance(pos.priors.center, pos.gt_boxes, self.reg_max)

@@ -277,7 +277,7 @@ def _draw(config: Config, folder: str) -> None:
 def _augment_at_test_time(config: Config) -> None:
     """Flip and merge, unless the config has a TTA of its own (as MMDetection's tools/test.py)."""
     if 'tta_model' not in config:
-        config.tta_model = dict(type='DetTTAModel',
+        config.tta_model = dict(type='gfl_plugin.DetTTAModel',
                                 tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.6), max_per_img=100))
     dataset = config.test_dataloader.dataset
     while 'dataset' in dataset:

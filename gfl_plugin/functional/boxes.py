@@ -21,6 +21,17 @@ def distance_to_box(points: Tensor, distances: Tensor) -> Tensor:
     return torch.cat([points - distances[..., :2], points + distances[..., 2:]], -1)
 
 
+def distances_to_places(points: Tensor, distances: Tensor) -> Tensor:
+    """Places (K, 4, M) of the sides of boxes: x of the left and right side, y of the top and bottom side.
+
+    Args:
+        points: (K, 2) as x, y.
+        distances: (K, 4, M) from the points to M places of the left, top, right and bottom side.
+    """
+    points = points[..., None]
+    return torch.cat([points - distances[:, :2], points + distances[:, 2:]], 1)
+
+
 def clip_boxes(boxes: Tensor, shapes: Tensor) -> Tensor:
     """Boxes (..., 4) cut to images of ``shapes`` (..., 2), height and width, in the unit of the boxes."""
     limit = shapes.flip(-1).to(boxes)  # x before y

@@ -7,6 +7,7 @@ from mmdet.utils import ConfigType, OptConfigType
 from mmengine.registry import Registry
 from torch import nn
 
+from ..box import Box
 from ..errors import SetupError
 from ..registry import TASK_UTILS
 
@@ -58,6 +59,19 @@ def build_kind(registry: Registry, config: ConfigType) -> nn.Module:
         raise SetupError(f'The {registry.name} {name} {error}; it takes {", ".join(takes[name])}'
                          + (f'. {", ".join(sorted(surplus))} is of {", ".join(others)}' if others else '')) from error
     return kinds[name](**arguments)
+
+
+def require_distributions(box: Box, test_cfg: OptConfigType) -> None:
+    """Check that the box predicts the distributions that ``test_cfg`` asks for.
+
+    Raises:
+        SetupError: It does not.
+    """
+    for key, method in (('uncertainty', 'spread'), ('distributions', 'distribution')):
+        if test_cfg and test_cfg.get(key) and getattr(type(box), method) is getattr(Box, method):
+            raise SetupError(f'test_cfg.{key}=True needs a box that predicts how far each side can be trusted, and '
+                             f'box={type(box).__name__} predicts one place for it: train with box=GeneralDistribution '
+                             f'or box=GaussianDistribution, or set test_cfg.{key}=False')
 
 
 def require_assigner(config: ConfigType) -> None:

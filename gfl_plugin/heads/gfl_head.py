@@ -14,11 +14,11 @@ from ..candidates import select_candidates
 from ..errors import SetupError
 from ..functional.boxes import clip_boxes
 from ..functional.nms import class_aware_nms
-from ..functional.priors import PriorGrid, PriorIndex, stack_grids
+from ..functional.priors import PriorGrid, PriorIndex, Priors, stack_grids
 from ..matches import GroundTruths, Matches, gather_positives
 from ..predictions import Peek, Predictions
 from ..registry import BOXES, MODELS, QUALITIES
-from .build_axes import build_kind, choose_kind, require_assigner
+from .build_axes import build_kind, choose_kind, require_assigner, require_distributions
 from .mmdet_assigners import match_by_image, require_fit
 
 
@@ -48,7 +48,7 @@ class GFLHead(AnchorHead):
 
     Raises:
         SetupError: ``quality``, ``box`` or the assigner does not exist, does not fit the others, or comes with
-            arguments of the default.
+            arguments of the default. Or ``test_cfg`` asks for distributions that the box does not predict.
         ValueError: The anchor generator gives more than one prior per cell, or a kind refuses its arguments.
     """
 
@@ -69,6 +69,7 @@ class GFLHead(AnchorHead):
         super().__init__(num_classes, in_channels, loss_bbox=loss_bbox, init_cfg=init_cfg,
                          loss_cls=dict(type='gfl_plugin.QualityFocalLoss', use_sigmoid=True), **kwargs)
         self.loss_cls, self.bbox_coder = self.quality.loss_cls, self.box.bbox_coder
+        require_distributions(self.box, self.test_cfg)
         if self.train_cfg:
             require_fit(self.assigner, self.sampler)
         if init_cfg is None:
@@ -219,14 +220,20 @@ class GFLHead(AnchorHead):
             cls_scores, bbox_preds: From :meth:`forward`.
             score_factors: The branch's maps, if the quality has a branch.
             batch_img_metas: B dicts with ``img_shape`` and, for ``rescale``, ``scale_factor``.
-            cfg: Replaces ``test_cfg``.
+            cfg: Replaces ``test_cfg``. With ``uncertainty=True`` and ``distributions=True`` it asks for what
+                :meth:`distributions_at` returns; boxes, scores and their order stay the same.
             rescale: Whether boxes are in pixels of the original image rather than of the network's input.
             with_nms: Without it, all candidates are returned (test-time augmentation merges them first).
 
         Returns:
-            B instances with ``bboxes`` (N, 4), ``scores`` (N,) and ``labels`` (N,).
+            B instances with ``bboxes`` (N, 4), ``scores`` (N,) and ``labels`` (N,), and on request ``side_std``
+            (N, 4), ``side_places`` (N, 4, n+1) and ``side_probs`` (N, 4, n+1), in the pixels of the boxes.
+
+        Raises:
+            SetupError: ``cfg`` asks for distributions that the box does not predict.
         """
         cfg = self.test_cfg if cfg is None else cfg
+        require_distributions(self.box, cfg)
         pred = self.predictions(*(maps if maps is None else [m.detach() for m in maps]
                                   for maps in (cls_scores, bbox_preds, score_factors)))
         found = select_candidates(pred, cfg.get('score_thr', 0), cfg.get('nms_pre', -1))
@@ -236,7 +243,8 @@ class GFLHead(AnchorHead):
         boxes = self.boxes_at(pred, found, [meta['img_shape'][:2] for meta in batch_img_metas])
         if rescale:
             factors = boxes.new_tensor([[1 / s for s in meta['scale_factor']] for meta in batch_img_metas])
-            boxes = boxes * factors.repeat(1, 2)[image]
+            factors = factors.repeat(1, 2)[image]
+            boxes = boxes * factors
 
         usable = boxes.isfinite().all(1) & scores.isfinite()  # NaN or inf features decode to NaN boxes: drop them
         if cfg.get('min_bbox_size', -1) >= 0:
@@ -248,6 +256,9 @@ class GFLHead(AnchorHead):
         else:
             keep = keep[image[keep].argsort(stable=True)]
         fields = dict(bboxes=boxes[keep], scores=scores[keep], labels=labels[keep])
+        if cfg.get('uncertainty') or cfg.get('distributions'):
+            scale = factors[keep] if rescale else torch.ones_like(fields['bboxes'])
+            fields.update(self.distributions_at(pred, found, keep, scale, cfg))
         counts = image[keep].bincount(minlength=len(batch_img_metas)).tolist()
         results = [InstanceData(**dict(zip(fields, parts)))
                    for parts in zip(*(field.split(counts) for field in fields.values()))]
@@ -262,6 +273,34 @@ class GFLHead(AnchorHead):
         if not getattr(self.bbox_coder, 'clip_border', True):
             return boxes
         return clip_boxes(boxes, torch.tensor(img_shapes).to(boxes.device, non_blocking=True)[index.image])
+
+
+    def distributions_at(self, pred: Predictions, index: PriorIndex, keep: Tensor, scale: Tensor,
+                         cfg: ConfigType) -> Dict[str, Tensor]:
+        """What the box predicts about the sides of N detections beside their places.
+
+        It is the distribution as the network gives it. So a side that is cut off at the image's border keeps its
+        spread, and with ``decode='mode'`` the spread is of all peaks, not only of the one that the box takes.
+
+        Args:
+            pred: Predictions of the batch.
+            index: K priors.
+            keep: (N,) which of the K are detections.
+            scale: (N, 4) pixels of the result, for each pixel of the network's input.
+            cfg: Says what is computed.
+
+        Returns:
+            With ``cfg.uncertainty`` ``side_std`` (N, 4), the standard deviations; with ``cfg.distributions``
+            ``side_places`` and ``side_probs`` (N, 4, n+1), see :meth:`Box.distribution`.
+        """
+        raw, priors = pred.box_at(index)[keep], Priors(*(x[keep] for x in pred.priors_at(index)))
+        fields = {}
+        if cfg.get('uncertainty'):
+            fields['side_std'] = self.box.spread(raw, priors) * scale
+        if cfg.get('distributions'):
+            places, fields['side_probs'] = self.box.distribution(raw, priors)
+            fields['side_places'] = places * scale[..., None]
+        return fields
 
 
 def _is_plain(nms: ConfigType) -> bool:
