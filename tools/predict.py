@@ -19,8 +19,8 @@ def parse_options():
     parser.add_argument('inputs', nargs='+', metavar='INPUT',
                         help='image files, folders (with their subfolders) and patterns such as "photos/*.jpg"')
     parser.add_argument('--out', metavar='FOLDER',
-                        help='where pictures, detections.json in COCO\'s format and detections.csv go (default: '
-                        'work_dirs/predict, or a new folder beside it)')
+                        help='where pictures, a sheet of them, detections.json in COCO\'s format and detections.csv go '
+                        '(default: work_dirs/predict, or a new folder beside it)')
     parser.add_argument('--json', action='store_true',
                         help='write one JSON object to the standard output, and no files unless --out names a folder')
     parser.add_argument('--no-pictures', dest='pictures', action='store_false', help='draw no pictures')

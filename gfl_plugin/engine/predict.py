@@ -13,12 +13,14 @@ from ..datasets.annotations import category_ids, load_annotations, some
 from ..errors import SetupError
 from ..inference import Detector, ImageError, Result
 from ..inference.images import Source, find_images
-from ..visualization.files import name_pictures
-from .config import Options
+from ..visualization.files import name_pictures, write_picture
+from ..visualization.gallery import lay_out
+from .config import Options, find_config
 from .run_folders import numbered
 
 FOLDER = os.path.join('work_dirs', 'predict')
-PICTURES, COCO, TABLE = 'pictures', 'detections.json', 'detections.csv'
+PICTURES, SHEET, COCO, TABLE = 'pictures', 'sheet.jpg', 'detections.json', 'detections.csv'
+ON_SHEET, SHEET_COLUMNS = 24, 6
 COLUMNS = ('file', 'name', 'score', 'left', 'top', 'right', 'bottom')
 
 
@@ -41,7 +43,8 @@ def predict(options: Options) -> Predicted:
     Raises:
         SetupError: There is no such checkpoint, the output cannot be written, or ``--ids`` lacks an image or a class.
     """
-    detector = Detector(options.checkpoint, options.device, options.config, options.score_thr, options.batch_size,
+    config = options.config and find_config(options.config)
+    detector = Detector(options.checkpoint, options.device, config, options.score_thr, options.batch_size,
                         trust=options.trust_checkpoint)
     sources = list(find_images(options.inputs))
     coco = CocoFile(sources, detector.classes, options.ids)
@@ -149,8 +152,13 @@ def _find_ids(names: Sequence[str], images: Sequence[dict], ids: str) -> List[in
 
 @contextlib.contextmanager
 def _writing(folder: str, drawn: Sequence[Source]) -> Iterator[Callable[[Result], None]]:
-    """Give a function that writes a result to the table, and a picture if its source is in ``drawn``."""
+    """Give a function that writes a result to the table, and a picture if its source is in ``drawn``.
+
+    A sheet shows some of the pictures, evenly spaced.
+    """
     pictures = name_pictures([source.name for source in drawn])
+    shown = {drawn[index * len(drawn) // ON_SHEET].name for index in range(ON_SHEET)} if drawn else ()
+    tiles = []
     with open(os.path.join(folder, TABLE), 'w', newline='', encoding='utf-8') as file:
         table = csv.writer(file)
         table.writerow(COLUMNS)
@@ -160,8 +168,12 @@ def _writing(folder: str, drawn: Sequence[Source]) -> Iterator[Callable[[Result]
                 table.writerow([result.source.name, name, f'{score:.4f}', *(f'{side:.2f}' for side in box)])
             if result.source.name in pictures:
                 result.save(os.path.join(folder, PICTURES, pictures[result.source.name]))
+            if result.source.name in shown:
+                tiles.append(result.tile())
 
         yield write
+    if len(tiles) > 1:
+        write_picture(os.path.join(folder, SHEET), lay_out(tiles, SHEET_COLUMNS))
 
 
 def _drop(result: Result) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 from ..errors import SetupError
 from ..visualization import draw_detections
 from ..visualization.files import WRITABLE, write_picture
+from ..visualization.gallery import draw_tile
 from .images import Source, read_image
 
 
@@ -75,6 +76,10 @@ class Result:
     def draw(self) -> np.ndarray:
         """The image with its detections drawn on it, (H, W, 3) uint8, blue, green, red."""
         return draw_detections(self.image(), self.boxes, self.scores, self.labels, self.classes)
+
+    def tile(self) -> np.ndarray:
+        """The same on a small square, for a sheet of several images."""
+        return draw_tile(self.image(), self.boxes, self.scores, self.labels, self.classes)
 
     def save(self, path: str) -> None:
         """Write the drawn image to a file, in the format of its suffix.

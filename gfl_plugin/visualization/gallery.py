@@ -1,6 +1,6 @@
 """Draw sheets of pictures: the detections on a data set's images, or its ground truth."""
 import os
-from typing import Dict, List, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
@@ -39,10 +39,7 @@ def save_gallery(model, dataset, folder: str, count: int = 24, columns: int = 6,
         image, truth = read_image(info['img_path']), true_boxes(info)
         picture = draw_detections(image, found.bboxes, found.scores, found.labels, dataset.metainfo['classes'], truth)
         write_picture(os.path.join(folder, f'{os.path.splitext(names[info["img_path"]])[0]}.png'), picture)
-        # The tile is drawn anew: the text of a picture that is shrunk to a tile cannot be read.
-        small, zoom = _fit(image)
-        tiles.append(_center(draw_detections(small, found.bboxes * zoom, found.scores, found.labels,
-                                             dataset.metainfo['classes'], truth * zoom)))
+        tiles.append(draw_tile(image, found.bboxes, found.scores, found.labels, dataset.metainfo['classes'], truth))
     path = os.path.join(folder, 'sheet.png')
     write_picture(path, lay_out(tiles, columns))
     return path
@@ -83,12 +80,18 @@ def save_truth(content: dict, images: str, path: str, count: int = 24, columns: 
 def draw_truth(image: np.ndarray, boxes: Sequence[dict], categories: Sequence[dict]) -> np.ndarray:
     """Draw the annotations of an image, in COCO's format, on a tile (TILE, TILE, 3)."""
     labels = {category['id']: label for label, category in enumerate(categories)}
-    small, zoom = _fit(image)
     trained = [box for box in boxes if not _is_ignored(box)]
-    picture = draw_detections(small, _corners(trained) * zoom, None, [labels[box['category_id']] for box in trained],
-                              [category['name'] for category in categories],
-                              _corners([box for box in boxes if _is_ignored(box)]) * zoom)
-    return _center(picture)
+    return draw_tile(image, _corners(trained), None, [labels[box['category_id']] for box in trained],
+                     [category['name'] for category in categories],
+                     _corners([box for box in boxes if _is_ignored(box)]))
+
+
+def draw_tile(image: np.ndarray, boxes: np.ndarray, scores: Optional[np.ndarray], labels: Sequence[int],
+              classes: Sequence[str], gt_boxes: Optional[np.ndarray] = None) -> np.ndarray:
+    """:func:`draw_detections` on a tile (TILE, TILE, 3). Text that is drawn first and shrunk then cannot be read."""
+    small, zoom = _fit(image)
+    truth = None if gt_boxes is None else gt_boxes * zoom
+    return _center(draw_detections(small, boxes * zoom, scores, labels, classes, truth))
 
 
 def _is_ignored(box: dict) -> bool:

@@ -229,6 +229,7 @@ def test_what_the_tool_writes(best, trained, tmp_path):
     assert found.failed == 0 and str(tmp_path) in found.text and '2 images' in found.text
     assert sorted(str(path.relative_to(tmp_path / 'pictures')) for path in (tmp_path / 'pictures').rglob('*.jpg')) == [
         'v.jpg', 'é/w.jpg']
+    assert cv2.imread(str(tmp_path / 'sheet.jpg')).shape[:2] == (332, 658), 'two tiles'
     coco = json.loads((tmp_path / 'detections.json').read_text())
     assert [image['file_name'] for image in coco['images']] == ['v.jpg', 'é/w.jpg']
     assert [category['name'] for category in coco['categories']] == list(layouts.CLASSES)
