@@ -1,16 +1,14 @@
 """Train on a folder in any of the known layouts. A config names its path and a split, and nothing else of it."""
-import colorsys
 import functools
 import os
-from typing import List, Optional, Tuple
+from typing import Optional
 
 from ..errors import SetupError
 from ..registry import DATASETS
+from ..visualization.palette import class_color
 from .annotations import complete
 from .coco import CocoDataset
 from .layouts import Data, Split, find_layout
-
-GOLDEN = 0.61803399  # steps of the golden ratio around the circle of hues keep any number of colours apart
 
 
 def read_data(path: str, val_share: float = 0.2) -> Data:
@@ -47,12 +45,6 @@ def read_split(path: str, split: str, val_share: float = 0.2) -> Split:
     return found._replace(content=content)
 
 
-def make_palette(count: int) -> List[Tuple[int, int, int]]:
-    """Colours (red, green, blue) that differ as much as ``count`` colours can."""
-    colors = (colorsys.hls_to_rgb(index * GOLDEN % 1, 0.45 + 0.15 * (index % 2), 0.9) for index in range(count))
-    return [tuple(round(255 * part) for part in color) for color in colors]
-
-
 @DATASETS.register_module()
 class FolderDataset(CocoDataset):
     """One split of a data set in COCO, YOLO or Pascal VOC layout.
@@ -73,7 +65,8 @@ class FolderDataset(CocoDataset):
         self._source = (path, split, val_share)
         found = read_split(*self._source)
         classes = tuple((metainfo or {}).get('classes') or read_data(path, val_share).classes)
-        metainfo = {'palette': make_palette(len(classes)), **(metainfo or {}), 'classes': classes}
+        palette = [class_color(label) for label in range(len(classes))]
+        metainfo = {'palette': palette, **(metainfo or {}), 'classes': classes}
         super().__init__(ann_file=found.source, data_prefix=dict(img=found.images), metainfo=metainfo, **kwargs)
 
     def _check_files(self) -> None:

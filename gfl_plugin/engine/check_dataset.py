@@ -5,7 +5,7 @@ from typing import Any, Dict, List, NamedTuple
 
 from ..datasets.annotations import name_entry, printable
 from ..datasets.check import Limits, Namer, Report, check, check_content
-from ..datasets.folder import make_palette, read_data, read_split
+from ..datasets.folder import read_data, read_split
 from ..datasets.layouts import Split, describe
 from ..errors import SetupError
 from ..visualization import save_truth
@@ -77,7 +77,7 @@ def _draw(parts: Dict[str, Split], folder: str) -> List[str]:
     for split, part in parts.items():
         path = os.path.join(folder, f'{split}.jpg')
         try:
-            count = save_truth(part.content, part.images, path, make_palette(len(part.content['categories'])))
+            count = save_truth(part.content, part.images, path)
         except OSError as error:
             raise SetupError(f'The pictures cannot be written to {folder}: {error.strerror}') from error
         if count:

@@ -158,7 +158,7 @@ def test(options: Options) -> Tuple[Runner, Dict[str, float]]:
     config.work_dir = options.work_dir or config.get('work_dir') or default_folder(options)
     config.load_from, config.resume = existing_file(options.checkpoint), False
     if options.show_dir:
-        config.default_hooks.visualization.update(draw=True, test_out_dir=options.show_dir)
+        _draw(config, options.show_dir)
     if options.tta:
         _augment_at_test_time(config)
     if options.out:
@@ -265,6 +265,13 @@ def _on_all_ranks(decide: Callable[[], Any]) -> Any:
     if decision[1] is not None:
         raise decision[1]
     return decision[0]
+
+
+def _draw(config: Config, folder: str) -> None:
+    """Let our hook draw the detections, in place of MMDetection's, from the score on that the config sets for it."""
+    hooks = config.setdefault('default_hooks', ConfigDict())
+    score_thr = (hooks.get('visualization') or {}).get('score_thr', 0.3)
+    hooks.visualization = dict(type='gfl_plugin.PictureHook', folder=folder, score_thr=score_thr)
 
 
 def _augment_at_test_time(config: Config) -> None:

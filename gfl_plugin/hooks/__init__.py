@@ -6,6 +6,7 @@ from .history import HistoryHook
 from .interrupt import InterruptHook
 from .layout import ChannelsLastHook
 from .loss_guard import LossGuardHook
+from .pictures import PictureHook
 
 __all__ = ['ChannelsLastHook', 'CheckSetupHook', 'CheckpointHook', 'HistoryHook', 'InterruptHook', 'LossGuardHook',
-           'ResumeHook']
+           'PictureHook', 'ResumeHook']

@@ -1,15 +1,16 @@
-"""Draw boxes on images: detections, one file per image and one sheet with all of them; or a sheet of ground truth."""
+"""Draw sheets of pictures: the detections on a data set's images, or its ground truth."""
 import os
 from typing import Dict, List, Sequence, Tuple
 
 import cv2
 import numpy as np
 from mmengine.dataset import pseudo_collate
-from mmengine.structures import InstanceData
 
-TILE = 320  # pixels a side of an image on the sheet
+from .files import name_pictures, read_image, true_boxes, write_picture
+from .pictures import SMALLEST, draw_detections
+
+TILE = SMALLEST  # pixels a side of an image on the sheet
 GAP = 6
-GROUND_TRUTH = (255, 255, 255)
 
 
 def save_gallery(model, dataset, folder: str, count: int = 24, columns: int = 6, score_thr: float = 0.3) -> str:
@@ -17,7 +18,7 @@ def save_gallery(model, dataset, folder: str, count: int = 24, columns: int = 6,
 
     Args:
         model: A detector.
-        dataset: A detection data set in test mode, with annotations loaded.
+        dataset: A detection data set in test mode.
         folder: Where the pictures go. It is made if it does not exist.
         count: How many images to draw.
         columns: Columns of the sheet.
@@ -25,21 +26,29 @@ def save_gallery(model, dataset, folder: str, count: int = 24, columns: int = 6,
 
     Returns:
         The path of the sheet.
+
+    Raises:
+        OSError: A picture cannot be written.
     """
-    os.makedirs(folder, exist_ok=True)
+    infos = [dataset.get_data_info(index) for index in range(min(count, len(dataset)))]
+    names = name_pictures([info['img_path'] for info in infos])
     tiles = []
-    for index in range(min(count, len(dataset))):
+    for index, info in enumerate(infos):
         sample = model.test_step(pseudo_collate([dataset[index]]))[0]
         found = sample.pred_instances[sample.pred_instances.scores >= score_thr].cpu().numpy()
-        picture = draw_detections(cv2.imread(sample.img_path), found, sample.gt_instances.bboxes.numpy(),
-                                  np.array(sample.scale_factor), dataset.metainfo)
-        cv2.imwrite(os.path.join(folder, f'{os.path.splitext(os.path.basename(sample.img_path))[0]}.png'), picture)
-        tiles.append(fit(picture, TILE))
-    return write_sheet(tiles, columns, os.path.join(folder, 'sheet.png'))
+        image, truth = read_image(info['img_path']), true_boxes(info)
+        picture = draw_detections(image, found.bboxes, found.scores, found.labels, dataset.metainfo['classes'], truth)
+        write_picture(os.path.join(folder, f'{os.path.splitext(names[info["img_path"]])[0]}.png'), picture)
+        # The tile is drawn anew: the text of a picture that is shrunk to a tile cannot be read.
+        small, zoom = _fit(image)
+        tiles.append(_center(draw_detections(small, found.bboxes * zoom, found.scores, found.labels,
+                                             dataset.metainfo['classes'], truth * zoom)))
+    path = os.path.join(folder, 'sheet.png')
+    write_picture(path, lay_out(tiles, columns))
+    return path
 
 
-def save_truth(content: dict, images: str, path: str, palette: Sequence[Tuple[int, int, int]], count: int = 24,
-               columns: int = 6) -> int:
+def save_truth(content: dict, images: str, path: str, count: int = 24, columns: int = 6) -> int:
     """Draw the ground truth of images that have objects, evenly spaced over a data set, on one sheet.
 
     Boxes that training ignores are thin and white. Images that cannot be read are left out.
@@ -48,7 +57,6 @@ def save_truth(content: dict, images: str, path: str, palette: Sequence[Tuple[in
         content: Well-formed, in COCO's format.
         images: The folder that its file names are relative to.
         path: Of the sheet; its folder is made if missing.
-        palette: A colour (red, green, blue) for each category.
         count: The most images to draw.
         columns: Of the sheet.
 
@@ -62,96 +70,49 @@ def save_truth(content: dict, images: str, path: str, palette: Sequence[Tuple[in
     for box in content['annotations']:
         boxes.setdefault(box['image_id'], []).append(box)
     shown = [image for image in content['images'] if image['id'] in boxes]
-    styles = {category['id']: (_plain(category['name'], label), palette[label][::-1])
-              for label, category in enumerate(content['categories'])}
     tiles = []
     for image in (shown[index * len(shown) // count] for index in range(count)) if len(shown) > count else shown:
-        picture = cv2.imread(os.path.join(images, image['file_name']))
-        if picture is not None:
-            tiles.append(draw_truth(picture, boxes[image['id']], styles))
+        pixels = cv2.imread(os.path.join(images, image['file_name']))
+        if pixels is not None:
+            tiles.append(draw_truth(pixels, boxes[image['id']], content['categories']))
     if tiles:
-        os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
-        with open(path, 'wb') as file:
-            file.write(cv2.imencode(os.path.splitext(path)[1], lay_out(tiles, columns))[1].tobytes())
+        write_picture(path, lay_out(tiles, columns))
     return len(tiles)
 
 
-def draw_truth(image: np.ndarray, boxes: Sequence[dict], styles: Dict[int, tuple]) -> np.ndarray:
-    """A tile (TILE, TILE, 3) with the annotations of an image; ``styles`` has a name and a colour for each category."""
+def draw_truth(image: np.ndarray, boxes: Sequence[dict], categories: Sequence[dict]) -> np.ndarray:
+    """Draw the annotations of an image, in COCO's format, on a tile (TILE, TILE, 3)."""
+    labels = {category['id']: label for label, category in enumerate(categories)}
+    small, zoom = _fit(image)
+    trained = [box for box in boxes if not _is_ignored(box)]
+    picture = draw_detections(small, _corners(trained) * zoom, None, [labels[box['category_id']] for box in trained],
+                              [category['name'] for category in categories],
+                              _corners([box for box in boxes if _is_ignored(box)]) * zoom)
+    return _center(picture)
+
+
+def _is_ignored(box: dict) -> bool:
+    return bool(box.get('iscrowd') or box.get('ignore'))
+
+
+def _corners(boxes: Sequence[dict]) -> np.ndarray:
+    boxes = np.array([box['bbox'] for box in boxes], float).reshape(-1, 4)
+    return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+
+
+def _fit(image: np.ndarray) -> Tuple[np.ndarray, float]:
+    """Scale an image so that its longer side has TILE pixels. Return the scale, too."""
     zoom = TILE / max(image.shape[:2])
-    tile = fit(image, TILE)
-    top, left = ((TILE - round(side * zoom)) // 2 for side in image.shape[:2])
-    for box in boxes:
-        x, y, width, height = box['bbox']
-        corners = np.array([x, y, x + width, y + height]) * zoom + [left, top, left, top]
-        if not np.isfinite(corners).all():
-            continue
-        name, color = styles[box['category_id']]
-        if box.get('iscrowd') or box.get('ignore'):
-            _rectangle(tile, corners, GROUND_TRUTH, 1)
-        else:
-            _rectangle(tile, corners, color, 2)
-            _caption(tile, name, corners[:2], color)
-    return tile
+    height, width = (max(round(side * zoom), 1) for side in image.shape[:2])
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if zoom < 1 else cv2.INTER_CUBIC), zoom
 
 
-def _plain(name: str, label: int) -> str:
-    """A name that OpenCV's font can write, which has ASCII alone."""
-    return name if name.isascii() else f'class {label + 1}'
-
-
-def draw_detections(image: np.ndarray, found: InstanceData, gt_boxes: np.ndarray, gt_scale: np.ndarray,
-                    metainfo: dict) -> np.ndarray:
-    """Draw detections and ground truth on a copy of an image (H, W, 3). The copy's longer side is at least TILE pixels.
-
-    Args:
-        image: (H, W, 3), BGR.
-        found: N detections in pixels of the image.
-        gt_boxes: (G, 4). The annotations may be in pixels of the network's input.
-        gt_scale: (2,) how many pixels of ``gt_boxes``, in x and y, make one pixel of the image.
-        metainfo: The classes and palette of the data set.
-    """
-    zoom = max(1.0, TILE / max(image.shape[:2]))
-    picture = cv2.resize(image, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_CUBIC)
-    for box in gt_boxes / np.tile(gt_scale, 2):
-        _rectangle(picture, box * zoom, GROUND_TRUTH, 1)
-    found = found[found.scores.argsort()]  # the best is drawn last, on top
-    for box, score, label in zip(found.bboxes, found.scores, found.labels):
-        color = tuple(map(int, metainfo['palette'][label][::-1]))
-        _rectangle(picture, box * zoom, color, 2)
-        _caption(picture, f'{metainfo["classes"][label]} {100 * score:.0f}', box[:2] * zoom, color)
-    return picture
-
-
-def _rectangle(picture: np.ndarray, box: Sequence[float], color, thickness: int) -> None:
-    x1, y1, x2, y2 = (round(float(v)) for v in box)
-    cv2.rectangle(picture, (x1, y1), (x2, y2), color, thickness, cv2.LINE_AA)
-
-
-def _caption(picture: np.ndarray, text: str, corner: Sequence[float], color) -> None:
-    font, scale = cv2.FONT_HERSHEY_SIMPLEX, 0.4
-    (width, height), _ = cv2.getTextSize(text, font, scale, 1)
-    x = min(max(round(float(corner[0])), 0), max(picture.shape[1] - width - 4, 0))
-    y = max(round(float(corner[1])), height + 5)
-    cv2.rectangle(picture, (x, y - height - 5), (x + width + 4, y), color, -1)
-    dark = sum(color) > 380  # on a bright color the text is black
-    cv2.putText(picture, text, (x + 2, y - 4), font, scale, (0, 0, 0) if dark else (255, 255, 255), 1, cv2.LINE_AA)
-
-
-def fit(picture: np.ndarray, side: int) -> np.ndarray:
-    """Shrink a picture and centre it on a square of ``side`` pixels."""
-    scale = side / max(picture.shape[:2])
-    picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)[:side, :side]
-    tile = np.full((side, side, 3), 32, np.uint8)
-    top, left = ((side - length) // 2 for length in picture.shape[:2])
+def _center(picture: np.ndarray) -> np.ndarray:
+    """Centre a picture on a dark tile."""
+    tile = np.full((TILE, TILE, 3), 32, np.uint8)
+    top, left = ((TILE - length) // 2 for length in picture.shape[:2])
     tile[top:top + picture.shape[0], left:left + picture.shape[1]] = picture
     return tile
-
-
-def write_sheet(tiles: Sequence[np.ndarray], columns: int, path: str) -> str:
-    """Lay tiles out in rows and write them to ``path``."""
-    cv2.imwrite(path, lay_out(tiles, columns))
-    return path
 
 
 def lay_out(tiles: Sequence[np.ndarray], columns: int) -> np.ndarray:

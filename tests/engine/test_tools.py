@@ -1,13 +1,18 @@
 """Train, resume and evaluate, and the messages when something is wrong."""
+import json
+import os
 import pickle
 
+import numpy as np
 import pytest
 import torch
-from tool_runs import ROOT, SHAPES, on_shapes, parse, run, scalars
+from tool_runs import ROOT, SHAPES, SMALL, on_shapes, parse, run, scalars
 
 from gfl_plugin import engine
 from gfl_plugin.errors import SetupError
 from gfl_plugin.safe_loading import UnsafeCheckpointError, load_file
+from gfl_plugin.visualization import draw_detections
+from gfl_plugin.visualization.files import read_image, write_picture
 
 
 @pytest.fixture(scope='module')
@@ -58,6 +63,32 @@ def test_evaluate_with_pictures_detections_and_tta(trained):
     assert len(list((trained / 'run').glob('*/pictures/*'))) == 4, 'a picture of each image should be saved'
     assert all(file.read_bytes() == content for file, content in before.items()), \
         'an evaluation should overwrite nothing of the training'
+
+
+def test_pictures_have_the_ground_truth_where_it_is(trained, tmp_path):
+    """Under test-time augmentation too, which flips the pipeline's; and each image has its picture."""
+    names, boxes = ('é/1.png', 'b/1.png'), [[4 + 9 * label, 5 + 6 * label, 8, 20] for label in range(6)]
+    for seed, name in enumerate(names):
+        write_picture(str(tmp_path / 'data' / 'train' / name), np.random.default_rng(seed).integers(
+            90, 160, (64, 64, 3), dtype=np.uint8))
+    content = dict(images=[dict(id=index, file_name=name, width=64, height=64) for index, name in enumerate(names)],
+                   categories=[dict(id=label, name=name) for label, name in enumerate(('猫', 'a', 'b', 'c', 'd', 'e'))],
+                   annotations=[dict(id=6 * index + label, image_id=index, category_id=label, bbox=box, area=160,
+                                     iscrowd=0) for index in range(2) for label, box in enumerate(boxes)])
+    (tmp_path / 'data' / 'annotations').mkdir()
+    for split in ('train', 'val'):
+        (tmp_path / 'data' / 'annotations' / f'instances_{split}.json').write_text(json.dumps(content))
+    os.symlink('train', tmp_path / 'data' / 'val')
+    engine.test(parse('test', SHAPES, str(trained / 'run' / 'epoch_2.pth'), '--data', str(tmp_path / 'data'), '--tta',
+                      '--work-dir', str(tmp_path / 'run'), '--show-dir', 'pictures', '--cfg-options', *SMALL,
+                      'default_hooks.visualization.score_thr=1.1', 'test_dataloader.num_workers=0',
+                      'test_dataloader.persistent_workers=False'))
+    folder, = (tmp_path / 'run').glob('*/pictures')
+    corners = [[x, y, x + width, y + height] for x, y, width, height in boxes]
+    for name in names:
+        image = read_image(str(tmp_path / 'data' / 'train' / name))
+        expected = draw_detections(image, [], [], [], [], corners)
+        assert (read_image(str(folder / name)) == expected).all(), name
 
 
 def test_a_new_run_overwrites_nothing(trained, tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ train_pipeline = [
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=(1333, 800), keep_ratio=True),
-    # After the resize, so that boxes stay in pixels of the original image, as the pictures of --show-dir want them.
+    # After the resize, so that boxes stay in pixels of the original image, as MMDetection's visualizer wants them.
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
 ]
