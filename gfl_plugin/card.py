@@ -15,6 +15,7 @@ import mmdet
 import mmengine
 import torch
 
+from .conformal import Calibration
 from .errors import SetupError
 from .version import __version__
 
@@ -46,6 +47,7 @@ class Card(NamedTuple):
         score_thr: The score threshold of the best F1 on the validation set; None if there was no validation.
         trained_on: Where the training images are; None if unknown. See :func:`training_data`.
         versions: The releases that wrote the checkpoint, and the date.
+        calibration: Of the intervals of sides, see :class:`gfl_plugin.conformal.Calibration`; None without one.
     """
     model: dict
     pipeline: List[dict]
@@ -53,6 +55,7 @@ class Card(NamedTuple):
     score_thr: Optional[float]
     trained_on: Optional[dict]
     versions: Dict[str, str]
+    calibration: Optional[dict] = None
 
     def to_text(self) -> str:
         """Write the card as JSON text, which :func:`read_card` reads.
@@ -243,6 +246,8 @@ def _check_types(card: Card) -> None:
     require(card.trained_on is None or isinstance(card.trained_on, dict), 'trained_on', 'an object, or null')
     require(isinstance(card.versions, dict) and _are_names(list(card.versions.values())), 'versions',
             'an object of texts')
+    if card.calibration is not None:
+        Calibration.from_dict(card.calibration)
     for _ in _walk(card.trained_on, 'trained_on'):  # checks the depth
         pass
 

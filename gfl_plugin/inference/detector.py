@@ -5,12 +5,16 @@ import numpy as np
 import torch
 from mmdet.structures import DetDataSample
 
+from ..conformal import Calibration
 from ..errors import SetupError
+from ..heads import GFLHead
+from ..heads.build_axes import require_distributions
 from .folding import fold_batch_norms
 from .images import ImageError, Source, find_images, read_image
 from .loading import build_transforms, load_model
 from .result import Result
 
+ABOUT_SIDES = ('side_std', 'side_places', 'side_probs')  # what a model may be asked for
 FALLBACK_THR = 0.3  # if the checkpoint recommends none
 
 
@@ -43,6 +47,8 @@ class Detector:
             (``test_cfg.score_thr``, 0.05 as a rule) stays.
         batch_size: The most images that the network gets at once. Only images of one padded size share a batch, so that
             an image has the same detections whatever it comes with.
+        uncertainty: Whether results have ``side_std``, and ``side_interval`` if the checkpoint is calibrated.
+        distributions: Whether results have ``side_places`` and ``side_probs``.
         fold: Whether batch normalisations are folded into the convolutions. This saves time, and changes scores and
             boxes by float rounding only.
         trust: Whether to load the checkpoint with full pickle. The file can then run any code on this machine.
@@ -55,20 +61,34 @@ class Detector:
         model: MMDetection's model, in evaluation mode.
 
     Raises:
-        SetupError: There is no such checkpoint or device, the file is damaged, or it does not carry its config.
+        SetupError: There is no such checkpoint or device, the file is damaged, or it does not carry its config. Or the
+            model is asked for distributions, and predicts none.
         UnsafeCheckpointError: The checkpoint asks for more than data.
     """
 
     def __init__(self, checkpoint: str, device: str = 'auto', config: Optional[str] = None,
-                 score_thr: Optional[float] = None, batch_size: int = 8, fold: bool = True, trust: bool = False,
+                 score_thr: Optional[float] = None, batch_size: int = 8, uncertainty: bool = False,
+                 distributions: bool = False, fold: bool = True, trust: bool = False,
                  allow: Collection[type] = ()) -> None:
         self.model, self.card = load_model(checkpoint, config, _choose_device(device), trust, allow)
         self.classes, self.batch_size = tuple(self.card.classes), batch_size
+        self.calibration = self.card.calibration and Calibration.from_dict(self.card.calibration)
         recommended = FALLBACK_THR if self.card.score_thr is None else self.card.score_thr
         self.score_thr = recommended if score_thr is None else score_thr
         self._transforms = build_transforms(self.card.pipeline, checkpoint, allow if config is None else None)
+        self._ask_for_distributions(uncertainty, distributions)
         if fold:
             fold_batch_norms(self.model)
+
+    def _ask_for_distributions(self, uncertainty: bool, distributions: bool) -> None:
+        if not (uncertainty or distributions):
+            return
+        head = getattr(self.model, 'bbox_head', None)
+        if not isinstance(head, GFLHead):
+            raise SetupError(f'{type(head).__name__} does not hand out how far each side can be trusted: '
+                             'gfl_plugin.GFLHead does, and it loads the checkpoints of mmdet.GFLHead')
+        head.test_cfg.update(uncertainty=uncertainty, distributions=distributions)
+        require_distributions(head.box, head.test_cfg)
 
     def __call__(self, images: Any, rgb: bool = False, score_thr: Optional[float] = None) -> List[Result]:
         """Detect objects in images.
@@ -144,8 +164,10 @@ class Detector:
     def _result(self, source: Source, sample: DetDataSample, score_thr: float) -> Result:
         found = sample.pred_instances
         height, width = sample.ori_shape
-        result = Result(*(found[name].cpu().numpy() for name in ('bboxes', 'scores', 'labels')), self.classes,
-                        (width, height), source)
+        boxes, scores, labels = (found[name].cpu().numpy() for name in ('bboxes', 'scores', 'labels'))
+        about_sides = {name: found[name].cpu().numpy() for name in ABOUT_SIDES if name in found}
+        result = Result(boxes, scores, labels, self.classes, (width, height), source, **about_sides,
+                        calibration=self.calibration)
         return result[result.scores >= score_thr]
 
 

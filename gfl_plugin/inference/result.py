@@ -5,11 +5,14 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
+from ..conformal import Calibration
 from ..errors import SetupError
 from ..visualization import draw_detections
 from ..visualization.files import WRITABLE, write_picture
 from ..visualization.gallery import draw_tile
 from .images import Source, read_image
+
+PER_DETECTION = ('boxes', 'scores', 'labels', 'side_std', 'side_places', 'side_probs')
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,10 @@ class Result:
         classes: The names of all classes.
         size: Width and height of the original image, pixels.
         source: Where the image came from.
+        side_std: (N, 4) standard deviation of the left, top, right and bottom side, pixels. This and the following are
+            None unless the detector was asked for them.
+        side_places, side_probs: (N, 4, n+1) where each side may be, x or y in pixels, and how probable each place is.
+        calibration: What turns ``side_std`` into intervals, if the detector was calibrated.
     """
     boxes: np.ndarray
     scores: np.ndarray
@@ -30,13 +37,18 @@ class Result:
     classes: Tuple[str, ...]
     size: Tuple[int, int]
     source: Source = field(repr=False)
+    side_std: Optional[np.ndarray] = None
+    side_places: Optional[np.ndarray] = field(default=None, repr=False)
+    side_probs: Optional[np.ndarray] = field(default=None, repr=False)
+    calibration: Optional[Calibration] = None
 
     def __len__(self) -> int:
         return len(self.scores)
 
     def __getitem__(self, keep: Any) -> 'Result':
         """Some of the detections, by a mask (N,), indices, or a slice."""
-        return replace(self, boxes=self.boxes[keep], scores=self.scores[keep], labels=self.labels[keep])
+        given = {name: getattr(self, name) for name in PER_DETECTION}
+        return replace(self, **{name: values[keep] for name, values in given.items() if values is not None})
 
     @property
     def path(self) -> Optional[str]:
@@ -47,6 +59,16 @@ class Result:
     def names(self) -> List[str]:
         """The class name of each detection."""
         return [self.classes[label] for label in self.labels]
+
+    @property
+    def side_interval(self) -> Optional[np.ndarray]:
+        """(N, 4, 2) lower and upper end of an interval for each side, pixels; None without ``tools/calibrate.py``.
+
+        See :mod:`gfl_plugin.conformal` for what is guaranteed.
+        """
+        if self.side_std is None or self.calibration is None:
+            return None
+        return self.calibration.intervals(self.boxes, self.side_std)
 
     def to_coco(self, image_id: int = 0, category_ids: Optional[Sequence[int]] = None) -> List[Dict[str, Any]]:
         """The detections as entries of COCO's results format.
