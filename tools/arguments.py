@@ -40,7 +40,8 @@ def parser(doc: str, config: Optional[str] = None) -> Parser:
 def add_data(parser: argparse.ArgumentParser, required: bool = False) -> None:
     """Options of a data set of one's own."""
     parser.add_argument('--data', metavar='PATH', required=required,
-                        help='data set in COCO, YOLO or Pascal VOC layout, a folder or the file that describes it, instead of the one of a config; the classes are those of the data')
+                        help='data set in COCO, YOLO or Pascal VOC layout, a folder or the file that describes it, '
+                        'instead of the one of a config; the classes are those of the data')
     parser.add_argument('--val-share', type=float, metavar='SHARE', help='share of the training images of --data to '
                         'hold out for validation, if it has no validation images (default: 0.2)')
 

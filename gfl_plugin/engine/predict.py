@@ -6,6 +6,7 @@ import os
 import sys
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set
 
+import numpy as np
 from tqdm import tqdm
 
 from .. import files
@@ -21,7 +22,8 @@ from .run_folders import numbered
 FOLDER = os.path.join('work_dirs', 'predict')
 PICTURES, SHEET, COCO, TABLE = 'pictures', 'sheet.jpg', 'detections.json', 'detections.csv'
 ON_SHEET, SHEET_COLUMNS = 24, 6
-COLUMNS = ('file', 'name', 'score', 'left', 'top', 'right', 'bottom')
+SIDES = ('left', 'top', 'right', 'bottom')
+COLUMNS = ('file', 'name', 'score', *SIDES)
 
 
 class Predicted(NamedTuple):
@@ -45,14 +47,15 @@ def predict(options: Options) -> Predicted:
     """
     config = options.config and find_config(options.config)
     detector = Detector(options.checkpoint, options.device, config, options.score_thr, options.batch_size,
-                        trust=options.trust_checkpoint)
+                        options.uncertainty, trust=options.trust_checkpoint)
     sources = list(find_images(options.inputs))
     coco = CocoFile(sources, detector.classes, options.ids)
     content = dict(checkpoint=options.checkpoint, score_thr=detector.score_thr, classes=list(detector.classes),
                    images=[], errors=[])
     with contextlib.ExitStack() as stack, _explaining_the_output(options.out or FOLDER):
         folder = make_folder(options.out) if options.out or not options.json else None
-        write = stack.enter_context(_writing(folder, sources if options.pictures else [])) if folder else _drop
+        drawn = sources if options.pictures else []
+        write = stack.enter_context(_writing(folder, drawn, options.uncertainty)) if folder else _drop
         bar = stack.enter_context(tqdm(total=len(sources), unit='image', disable=None, file=sys.stderr))
 
         def report(error: ImageError) -> None:
@@ -75,6 +78,9 @@ def describe(result: Result) -> Dict[str, Any]:
     width, height = result.size
     found = [dict(name=name, score=float(score), box=box)
              for name, score, box in zip(result.names, result.scores, result.boxes.tolist())]
+    for name, values in (('side_std', result.side_std), ('side_interval', result.side_interval)):
+        for entry, value in zip(found, [] if values is None else values.tolist()):
+            entry[name] = value
     return dict(file=result.path, width=width, height=height, detections=found)
 
 
@@ -151,7 +157,7 @@ def _find_ids(names: Sequence[str], images: Sequence[dict], ids: str) -> List[in
 
 
 @contextlib.contextmanager
-def _writing(folder: str, drawn: Sequence[Source]) -> Iterator[Callable[[Result], None]]:
+def _writing(folder: str, drawn: Sequence[Source], uncertainty: bool) -> Iterator[Callable[[Result], None]]:
     """Give a function that writes a result to the table, and a picture if its source is in ``drawn``.
 
     A sheet shows some of the pictures, evenly spaced.
@@ -161,11 +167,12 @@ def _writing(folder: str, drawn: Sequence[Source]) -> Iterator[Callable[[Result]
     tiles = []
     with open(os.path.join(folder, TABLE), 'w', newline='', encoding='utf-8') as file:
         table = csv.writer(file)
-        table.writerow(COLUMNS)
+        table.writerow([*COLUMNS, *(f'{side}_std' for side in SIDES if uncertainty)])
 
         def write(result: Result) -> None:
-            for name, score, box in zip(result.names, result.scores, result.boxes):
-                table.writerow([result.source.name, name, f'{score:.4f}', *(f'{side:.2f}' for side in box)])
+            numbers = np.hstack([result.boxes, result.side_std]) if uncertainty else result.boxes
+            for name, score, row in zip(result.names, result.scores, numbers):
+                table.writerow([result.source.name, name, f'{score:.4f}', *(f'{number:.2f}' for number in row)])
             if result.source.name in pictures:
                 result.save(os.path.join(folder, PICTURES, pictures[result.source.name]))
             if result.source.name in shown:

@@ -2,19 +2,25 @@
 import csv
 import json
 import pickle
+import shutil
 import sys
+from pathlib import Path
 
 import cv2
 import layouts
 import numpy as np
 import pytest
 import torch
+from mmdet.registry import MODELS
+from mmengine.config import Config
 from PIL import Image
 from tool_runs import SHAPES, parse
 from torch import nn
 
 import gfl_plugin
 from gfl_plugin import engine
+from gfl_plugin.conformal import Calibration
+from gfl_plugin.engine.calibrate import store
 from gfl_plugin.errors import SetupError
 from gfl_plugin.inference import Detector, ImageError, folding
 
@@ -53,6 +59,10 @@ def photos():
 
 def predict(*arguments):
     return engine.predict(parse('predict', *map(str, arguments)))
+
+
+def trained_folder(best):
+    return Path(best).parent.parent
 
 
 def equal(one, other, tolerance):
@@ -184,6 +194,50 @@ def test_red_and_blue_are_told_apart(detector, photos):
     for same in (detector(photos[0][..., ::-1], rgb=True), detector(Image.fromarray(photos[0][..., ::-1]))):
         assert equal(bgr, same[0], 0)
     assert not np.array_equal(bgr.scores, detector(photos[0][..., ::-1])[0].scores)
+
+
+# ---- how far to trust a side ----
+
+def test_what_is_known_of_sides_comes_only_on_request(best, detector, photos):
+    asked = Detector(best, device='cpu', score_thr=0, uncertainty=True, distributions=True)
+    plain, rich = detector(photos[0])[0], asked(photos[0])[0]
+    assert all(np.array_equal(getattr(plain, name), getattr(rich, name)) for name in ('boxes', 'scores', 'labels'))
+    assert plain.side_std is plain.side_places is plain.side_probs is plain.side_interval is None
+    assert rich.side_std.shape == rich.boxes.shape and (rich.side_std > 0).all()
+    assert rich.side_probs.shape == rich.side_places.shape == (len(rich), 4, rich.side_probs.shape[2])
+    assert np.allclose(rich.side_probs.sum(2), 1, atol=1e-5)
+    mean = (rich.side_probs * rich.side_places).sum(2)
+    variance = (rich.side_probs * (rich.side_places - mean[..., None])**2).sum(2)
+    assert np.allclose(variance**0.5, rich.side_std, atol=1e-2)
+    some = rich[[2, 0]]
+    assert np.array_equal(some.side_std, rich.side_std[[2, 0]]) and len(some.side_probs) == 2
+    assert rich.side_interval is None, 'this checkpoint is not calibrated'
+
+
+def test_a_calibrated_checkpoint_gives_intervals(best, photos, tmp_path):
+    calibration = Calibration(0.9, 2.0, 3.0, 5.0, 7.0, 0.5, 100, 50)
+    path = str(shutil.copy(best, tmp_path / 'calibrated.pth'))
+    store(path, Detector(best, device='cpu').card._replace(calibration=calibration.to_dict()), trust=False)
+    result, = Detector(path, device='cpu', score_thr=0, uncertainty=True)(photos[0])
+    low, high = result.side_interval[..., 0], result.side_interval[..., 1]
+    assert np.allclose(low, result.boxes - 2 * (result.side_std + 0.5), atol=1e-4)
+    assert np.allclose(high, result.boxes + 2 * (result.side_std + 0.5), atol=1e-4)
+    assert Detector(path, device='cpu')(photos[0])[0].side_interval is None
+    found = predict(path, trained_folder(best) / 'data/val2017', '--out', tmp_path / 'out', '--score-thr', 0,
+                    '--uncertainty', '--no-pictures')
+    first = found.content['images'][0]['detections'][0]
+    assert len(first['side_std']) == 4 and np.shape(first['side_interval']) == (4, 2)
+    with open(tmp_path / 'out/detections.csv', newline='', encoding='utf-8') as file:
+        assert float(next(csv.DictReader(file))['left_std']) == pytest.approx(first['side_std'][0], abs=0.006)
+
+
+def test_a_dirac_box_knows_nothing_of_its_sides(tmp_path):
+    config = tmp_path / 'dirac.py'
+    config.write_text("_base_ = 'gfl_plugin::ablation/joint_dirac.py'\n")
+    model = MODELS.build(Config.fromfile(str(config)).model)
+    torch.save(dict(state_dict=model.state_dict(), meta={}), tmp_path / 'dirac.pth')
+    with pytest.raises(SetupError, match='GeneralDistribution'):
+        Detector(str(tmp_path / 'dirac.pth'), config=str(config), device='cpu', uncertainty=True)
 
 
 # ---- thresholds ----
