@@ -17,6 +17,10 @@ SMALL = ['model.backbone.base_channels=8', 'model.neck.in_channels=[8,16,32,64]'
          'test_dataloader.dataset.num_images=4', 'test_dataloader.dataset.image_size=64', 'train_cfg.max_epochs=2',
          'train_cfg.val_interval=1', 'model.test_cfg.score_thr=0.0', 'default_hooks.logger.interval=1',
          'default_hooks.checkpoint.interval=1']
+# A network of some thousand weights: what is tested is what happens around it.
+TINY = ['model.backbone.base_channels=4', 'model.neck.in_channels=[4,8,16,32]', 'model.neck.out_channels=8',
+        'model.bbox_head.in_channels=8', 'model.bbox_head.feat_channels=8', 'model.bbox_head.norm_cfg.num_groups=2',
+        'model.test_cfg.score_thr=0.0', 'default_hooks.logger.interval=1']
 SHAPES = str(ROOT / 'configs/demo/gfl_r18_fpn_shapes.py')
 
 

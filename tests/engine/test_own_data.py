@@ -11,7 +11,7 @@ import layouts
 import pytest
 import torch
 from mmengine.config import Config
-from tool_runs import ROOT, SHAPES, log, parse, scalars
+from tool_runs import ROOT, SHAPES, TINY, log, parse, scalars
 
 from gfl_plugin import engine
 from gfl_plugin.datasets import folder
@@ -22,10 +22,6 @@ from gfl_plugin.errors import RunError, SetupError
 
 COCO = str(ROOT / 'configs/gfl/gfl_r50_fpn_1x_coco.py')
 WRITERS = dict(coco=layouts.write_coco, yolo=layouts.write_yolo, voc=layouts.write_voc)
-# A network of some thousand weights: what is tested is what happens around it.
-TINY = ['model.backbone.base_channels=4', 'model.neck.in_channels=[4,8,16,32]', 'model.neck.out_channels=8',
-        'model.bbox_head.in_channels=8', 'model.bbox_head.feat_channels=8', 'model.bbox_head.norm_cfg.num_groups=2',
-        'model.test_cfg.score_thr=0.0', 'default_hooks.logger.interval=1']
 
 
 @pytest.fixture(scope='module')

@@ -14,7 +14,7 @@ import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from PIL import Image
-from tool_runs import SHAPES, parse
+from tool_runs import SHAPES, TINY, parse
 from torch import nn
 
 import gfl_plugin
@@ -23,10 +23,6 @@ from gfl_plugin.conformal import Calibration
 from gfl_plugin.engine.calibrate import store
 from gfl_plugin.errors import SetupError
 from gfl_plugin.inference import Detector, ImageError, folding
-
-TINY = ['model.backbone.base_channels=4', 'model.neck.in_channels=[4,8,16,32]', 'model.neck.out_channels=8',
-        'model.bbox_head.in_channels=8', 'model.bbox_head.feat_channels=8', 'model.bbox_head.norm_cfg.num_groups=2',
-        'model.test_cfg.score_thr=0.0', 'default_hooks.logger.interval=1']
 
 
 @pytest.fixture(scope='module')
