@@ -11,7 +11,7 @@ _base_ = [
 
 image_size = 320  # of the longer side: a sixteenth of the area that COCO's 800 x 1333 has, and of its time
 batch_size = 8  # for one device
-max_epochs = 20
+max_epochs = 24
 
 model = dict(
     type='gfl_plugin.SingleStageDetector',  # asks the backbone for the channels of the neck
@@ -34,8 +34,7 @@ model = dict(
         stacked_convs=2,  # 4 on COCO, at twice the cost
         norm_cfg=dict(type='GN', num_groups=16, requires_grad=True),  # 32 groups of 64 channels would be pairs
         anchor_generator=dict(
-            strides=[8, 16, 32, 64],
-            octave_base_scale=5)))  # 8 on COCO: priors of 40 to 320 pixels are the sizes of objects in such an image
+            strides=[8, 16, 32, 64])))
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
@@ -59,7 +58,7 @@ train_dataloader = dict(
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=5)  # 1 on COCO; an epoch is short here
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=6)  # 1 on COCO; an epoch is short here
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 default_hooks = dict(logger=dict(interval=10))  # 300 images are 38 iterations an epoch
@@ -79,7 +78,9 @@ param_scheduler = [  # counted in epochs and stepped every iteration, so that it
          convert_to_iter_based=True),
 ]
 
-# Evaluated and saved are averaged weights, over about the last 500 iterations: the last ones alone are noisy.
 custom_hooks = [
-    dict(type='EMAHook', ema_type='ExpMomentumEMA', momentum=2e-3, gamma=100, update_buffers=True, priority=49)
+    # Averaged weights are evaluated and saved, because the last ones are noisy. They are averaged over about the last
+    # 100 iterations: over 500, the average is still far behind when a training of 900 iterations ends.
+    dict(type='EMAHook', ema_type='ExpMomentumEMA', momentum=1e-2, gamma=100, update_buffers=True, priority=49),
+    dict(type='gfl_plugin.ChannelsLastHook'),  # a CPU trains a quarter faster in this memory layout
 ]
