@@ -78,6 +78,24 @@ def test_a_file_that_cannot_be_read_as_a_config_is_a_mistake(name, text, said, t
         load(config=str(tmp_path / name))
 
 
+# ---- configs of the package ----
+
+@pytest.mark.parametrize('name', ['custom/gfl_r50_fpn', 'custom/gfl_r50_fpn.py', 'configs/custom/gfl_r50_fpn.py'])
+def test_a_config_of_the_package_is_found_from_any_folder(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load(config=name).model.bbox_head.type == 'gfl_plugin.GFLHead'
+    file = tmp_path / name
+    file.parent.mkdir(parents=True)
+    file.write_text('mine = True')
+    assert engine.find_config(name) == name, "the user's own file should win"
+
+
+def test_an_unknown_config_names_similar_ones(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SetupError, match='no config file .*/gfl_lite_fpn.py, .* Similar ones: custom/gfl_lite0_fpn'):
+        load(config='gfl_lite_fpn.py')
+
+
 # ---- data roots ----
 
 def inheriting(folder, *lines):
