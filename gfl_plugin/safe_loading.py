@@ -6,10 +6,13 @@ configs that a checkpoint carries, so this module removes them. :func:`trusting`
 it names.
 """
 import contextlib
+import errno
 import os
 import pickle
 import re
+import struct
 from typing import Any, FrozenSet, Iterator, List, Optional
+from urllib.parse import urlparse
 
 import numpy as np
 import torch
@@ -26,6 +29,9 @@ EXECUTED_TEXTS = (('meta', 'config'), ('meta', 'cfg'), ('message_hub', 'runtime_
 
 # PyTorch's error about a pickle of protocol 4 or newer, which starts with this operand. Weights-only loads stop there.
 FRAME = re.compile(r'Unsupported operand 149\b')
+
+# PyTorch's RuntimeErrors about a file that ends too early.
+TRUNCATED = re.compile(r'PytorchStreamReader|unexpected EOF')
 
 _trusted: FrozenSet[str] = frozenset()
 _is_loading_trusted = False
@@ -68,19 +74,46 @@ def _identity(name: str) -> str:
 def refusing(source: str) -> Iterator[None]:
     """Explain why a weights-only load fails: the file asks for more than data, or it cannot be read at all."""
     try:
-        yield
+        with explaining_damage(source, 'Copy or download it again'):
+            yield
     except UnsafeCheckpointError:
         raise
     except pickle.UnpicklingError as error:
-        named = re.search(r'(?:GLOBAL|class|function) <?(?:class )?([\w.\'"]+)', str(error))
-        if not named and not FRAME.search(str(error)):  # full pickle could not read the file either
-            raise SetupError(f'{source} is damaged or not a checkpoint') from None
-        offender = f'the global `{named[1].strip(chr(39))}`' if named else 'pickle protocol 4 or newer'
+        offender = _offender(error)
         raise UnsafeCheckpointError(
             f'{source} is refused: to be loaded it needs {offender}, which is not in the list of what a training run '
             'saves, and might run code. If you trust whoever wrote the file: --trust-checkpoint loads the checkpoint '
             'that you name to a tool, and gfl_plugin.safe_loading.trusting(NAME) any file in your own '
             'code') from None
+
+
+@contextlib.contextmanager
+def explaining_damage(file: str, advice: str) -> Iterator[None]:
+    """Raise a SetupError that names the file if a load fails because the file is truncated or not a checkpoint."""
+    try:
+        yield
+    except Exception as error:
+        if not _is_about_damage(error):
+            raise
+        raise SetupError(f'{file} is damaged or not a checkpoint. {advice}') from None
+
+
+def _is_about_damage(error: Exception) -> bool:
+    if isinstance(error, pickle.UnpicklingError):  # full pickle could not read the file either
+        return not isinstance(error, UnsafeCheckpointError) and _offender(error) is None
+    if isinstance(error, RuntimeError):
+        return TRUNCATED.search(str(error)) is not None
+    if isinstance(error, OSError):  # PyTorch looks for the end of a zip archive before its start
+        return error.errno == errno.EINVAL
+    return isinstance(error, (EOFError, IndexError, struct.error))  # the unpickler ran out of bytes
+
+
+def _offender(error: pickle.UnpicklingError) -> Optional[str]:
+    """Name what a file needs and a weights-only load does not give; None if that is not the trouble."""
+    named = re.search(r'(?:GLOBAL|class|function) <?(?:class )?([\w.\'"]+)', str(error))
+    if named:
+        return f'the global `{named[1].strip(chr(39))}`'
+    return 'pickle protocol 4 or newer' if FRAME.search(str(error)) else None
 
 
 def load_checkpoint(filename: str, map_location: Any = None, logger: Any = 'current') -> dict:
@@ -126,7 +159,10 @@ def load_file(file: Any, map_location: Any = None, weights_only: Any = None) -> 
 
 def load_url(url: str, **kwargs) -> Any:
     """Load a file from the web, or its cached copy, weights-only unless it is trusted."""
-    return torch.hub.load_state_dict_from_url(url, weights_only=not _is_loading_trusted, **kwargs)
+    folder = kwargs.get('model_dir') or os.path.join(torch.hub.get_dir(), 'checkpoints')  # where PyTorch caches it
+    copy = os.path.join(folder, kwargs.get('file_name') or os.path.basename(urlparse(url).path))
+    with explaining_damage(copy, f'Delete it, and the next start downloads it again from {url}'):
+        return torch.hub.load_state_dict_from_url(url, weights_only=not _is_loading_trusted, **kwargs)
 
 
 def load_from_local(filename: str, map_location: Any = None) -> Any:

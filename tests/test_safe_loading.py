@@ -87,6 +87,32 @@ def test_a_damaged_file_asks_for_no_trust(content, tmp_path):
     assert 'trust' not in str(caught.value), 'full pickle would not mend the file'
 
 
+@pytest.mark.parametrize('is_zip', [True, False])
+@pytest.mark.parametrize('share', [0, 0.001, 0.01, 0.1, 0.5, 0.99])
+def test_a_truncated_file_is_named(share, is_zip, tmp_path):
+    file = tmp_path / 'truncated.pth'
+    torch.save(dict(weight=torch.rand(100, 10), bias=torch.rand(4)), file, _use_new_zipfile_serialization=is_zip)
+    file.write_bytes(file.read_bytes()[:int(share * file.stat().st_size)])
+    with pytest.raises(SetupError, match=r'truncated\.pth is damaged or not a checkpoint. Copy or download it again'):
+        CheckpointLoader.load_checkpoint(str(file))
+
+
+def test_a_truncated_download_is_to_be_deleted(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
+    file = tmp_path / 'checkpoints/r18.pth'
+    file.parent.mkdir()
+    torch.save(dict(weight=torch.rand(100, 10)), file)
+    file.write_bytes(file.read_bytes()[:-1000])
+    with pytest.raises(SetupError, match=rf'^{file} is damaged .*Delete it, .*https://weights.invalid/r18.pth$'):
+        CheckpointLoader.load_checkpoint('https://weights.invalid/r18.pth')
+
+
+def test_other_errors_of_a_load_are_no_damage(tmp_path):
+    torch.save(dict(weight=torch.rand(2)), tmp_path / 'whole.pth')
+    with pytest.raises(RuntimeError, match='nonsense'):
+        CheckpointLoader.load_checkpoint(str(tmp_path / 'whole.pth'), map_location='nonsense')
+
+
 def test_a_newer_pickle_protocol_may_be_trusted(tmp_path):
     """PyTorch loads this file with full pickle, and cannot read it weights-only."""
     torch.save(dict(state_dict={}), tmp_path / 'protocol_4.pth', pickle_protocol=4)

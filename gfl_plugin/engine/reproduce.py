@@ -1,11 +1,14 @@
 """The paper's studies: tables of runs, with several seeds a row. A table that was stopped goes on where it was."""
+import contextlib
+import fcntl
 import json
 import logging
 import os
+import socket
 import statistics
 import time
 from argparse import Namespace
-from typing import Dict, List, NamedTuple, Optional, Tuple
+from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from mmengine.logging import print_log
 
@@ -67,7 +70,7 @@ def reproduce(options: Options) -> Dict[str, object]:
         The content of ``table.json``.
 
     Raises:
-        SetupError: The table, or a row of ``--rows``, does not exist.
+        SetupError: The table, or a row of ``--rows``, does not exist, or another process trains a run of it now.
     """
     if options.table not in TABLES:
         raise SetupError(f'There is no table {options.table!r}: there are {", ".join(TABLES)}')
@@ -83,7 +86,8 @@ def reproduce(options: Options) -> Dict[str, object]:
     start, table = time.monotonic(), write_table(folder, options)
     for index, (row, seed) in enumerate(left):
         _say(f'{row.label}, seed {seed}: run {index + 1} of {len(left)}{_eta(start, index, len(left))}')
-        _run(row, seed, folder, options)
+        with _locked(folder, row, seed):
+            _run(row, seed, folder, options)
         table = write_table(folder, options)
     _say(f'{os.path.join(folder, "table.md")}:\n{markdown(table)}')
     return table
@@ -108,6 +112,29 @@ def _run(row: Row, seed: int, folder: str, options: Options) -> None:
     result = {name: metrics.get(f'coco/bbox_{name}', 0.0) for name in METRICS}
     result['minutes'] = (time.monotonic() - start) / 60  # since the run was last started
     write_text(_result_file(folder, row, seed), json.dumps(result))
+
+
+@contextlib.contextmanager
+def _locked(folder: str, row: Row, seed: int) -> Iterator[None]:
+    """Keep other processes from training the same run now. The lock goes with the process, even if it is killed.
+
+    Raises:
+        SetupError: Another process trains this run.
+    """
+    os.makedirs(os.path.join(folder, row.name), exist_ok=True)
+    with open(os.path.join(folder, row.name, f'seed_{seed}.lock'), 'a+') as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise SetupError(f'{file.read()} trains {row.name} with seed {seed} now. Wait until it ends, or let '
+                             'each process train rows of its own (--rows)') from error
+        except OSError:  # this file system has no locks
+            pass
+        file.truncate(0)
+        file.write(f'Process {os.getpid()} on {socket.gethostname()}')
+        file.flush()
+        yield
 
 
 def _config_file(row: Row, folder: str, options: Options) -> str:

@@ -1,7 +1,6 @@
 """Train or test by a config."""
 import contextlib
 import copy
-import datetime
 import errno
 import os
 import signal
@@ -17,11 +16,12 @@ from mmengine.dist import broadcast_object_list, init_dist, is_distributed
 from .. import files, safe_loading
 from ..errors import Interrupted, RunError, SetupError
 from ..hooks import InterruptHook
+from ..hooks.interrupt import read_timeout
 from ..visualization import save_gallery
 from .advice import advise, explaining_memory
 from .config import Options, load_config
 from .recipe import adapt_config, say
-from .run_folders import default_folder, giving_back
+from .run_folders import default_folder, giving_back, refuse_file
 from .runner import Runner
 from .start import Start, decide_start, existing_file, named_last
 
@@ -156,6 +156,7 @@ def test(options: Options) -> Tuple[Runner, Dict[str, float]]:
         raise SetupError(f'--out writes a pickle file, and {options.out} ends in neither .pkl nor .pickle')
     _prepare_processes(config, options)
     config.work_dir = options.work_dir or config.get('work_dir') or default_folder(options)
+    refuse_file(config.work_dir)
     config.load_from, config.resume = existing_file(options.checkpoint), False
     if options.show_dir:
         _draw(config, options.show_dir)
@@ -215,10 +216,9 @@ def _prepare_processes(config: Config, options: Options) -> None:
     if options.local_rank is not None:  # torch.distributed.launch passes an option, torchrun an environment variable
         os.environ['LOCAL_RANK'] = str(options.local_rank)
     if torch.cuda.is_available():
-        init_dist(config.launcher, **config.get('env_cfg', {}).get('dist_cfg', {}))
+        init_dist(config.launcher, **((config.get('env_cfg') or {}).get('dist_cfg') or {}))
     elif config.launcher == 'pytorch':  # init_dist would give each process a CUDA device
-        timeout = config.get('env_cfg', {}).get('dist_cfg', {}).get('timeout', 1800)
-        torch.distributed.init_process_group('gloo', timeout=datetime.timedelta(seconds=timeout))
+        torch.distributed.init_process_group('gloo', timeout=read_timeout(config))
         wrapper = dict(type='MMDistributedDataParallel', broadcast_buffers=False, device_ids=None,
                        find_unused_parameters=config.get('find_unused_parameters', False))
         config.model_wrapper_cfg = {**wrapper, **config.get('model_wrapper_cfg', {})}

@@ -26,9 +26,8 @@ def training_folder(options: Options, config: Config) -> str:
         SetupError: ``--work-dir``, or ``work_dir`` in the config, holds an earlier run or is not a folder.
     """
     asked = options.work_dir or config.get('work_dir')
-    if asked:
-        _refuse_file(asked)
     base = asked or default_folder(options)
+    refuse_file(asked or os.path.dirname(base))  # beside a file of the default name there is NAME-2
     if options.resume is not None:
         return base if asked else _latest(base)
     if not asked:
@@ -39,7 +38,7 @@ def training_folder(options: Options, config: Config) -> str:
     return base
 
 
-def _refuse_file(folder: str) -> None:
+def refuse_file(folder: str) -> None:
     """Raise a SetupError if a folder cannot be made, because it or a folder around it is a file."""
     path = os.path.abspath(folder)
     while not os.path.lexists(path):

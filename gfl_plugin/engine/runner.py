@@ -4,8 +4,11 @@ import copy
 import errno
 import logging
 import re
-from typing import Iterator
+import sys
+import traceback
+from typing import Iterator, Optional, Set
 
+from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 from mmengine.logging import MMLogger
 from mmengine.runner import BaseLoop
@@ -14,6 +17,7 @@ from mmengine.runner import Runner as MMEngineRunner
 from .. import files
 from ..datasets.folder import forget_data
 from ..errors import SetupError
+from .config import visit
 from .recipe import fit_schedule
 
 # How records begin that go to the log file only: tables of the environment, the config, the hooks and the scores, a
@@ -21,7 +25,14 @@ from .recipe import fit_schedule
 TABLES = ('\n', 'Config:\n', 'Hooks will be executed', 'paramwise_options', 'Evaluating ', 'bbox_mAP_copypaste',
           'Distributed training is not used')
 FROZEN = 'is skipped since its requires_grad=False'  # how the optimizer's warning of a frozen parameter ends
+# What to do without a network.
+FROM_SCRATCH, ELSEWHERE = '--weights none trains from scratch', 'download the file elsewhere and name it'
 DEPRECATIONS = ('"FileClient" will be deprecated', '"HardDiskBackend" is the alias')
+
+# Packages that read a config, and packages that they call. Whatever else is on the stack of an error is the user's.
+FRAMEWORK = {'gfl_plugin', 'mmengine', 'mmcv', 'mmdet'}
+LIBRARIES = {'torch', 'torchvision', 'timm', 'numpy', 'cv2', 'PIL', 'yaml', 'pycocotools', 'faster_coco_eval',
+             *sys.stdlib_module_names}
 
 
 class Runner(MMEngineRunner):
@@ -29,7 +40,7 @@ class Runner(MMEngineRunner):
 
     @classmethod
     def from_cfg(cls, cfg) -> 'Runner':
-        with building('a model'):
+        with building('a model', cfg):
             return super().from_cfg(cfg)
 
     def build_logger(self, *args, **kwargs) -> MMLogger:
@@ -45,23 +56,23 @@ class Runner(MMEngineRunner):
             self.logger.info(text, extra=dict(is_printed=True))
 
     def build_train_loop(self, loop) -> BaseLoop:
-        with building('a training loop'):
+        with building('a training loop', self.cfg):
             return super().build_train_loop(loop)
 
     def build_val_loop(self, loop) -> BaseLoop:
-        with building('a validation loop'):
+        with building('a validation loop', self.cfg):
             result = super().build_val_loop(loop)
         forget_data()  # all data sets and metrics of the training are built
         return result
 
     def build_test_loop(self, loop) -> BaseLoop:
-        with building('a test loop'):
+        with building('a test loop', self.cfg):
             result = super().build_test_loop(loop)
         forget_data()
         return result
 
     def build_optim_wrapper(self, optim_wrapper):
-        with building('an optimizer'):
+        with building('an optimizer', self.cfg):
             return super().build_optim_wrapper(optim_wrapper)
 
     def build_param_scheduler(self, scheduler):
@@ -70,7 +81,7 @@ class Runner(MMEngineRunner):
             done = fit_schedule(scheduler, self.max_iters, len(self.train_dataloader))
             if done:
                 self.logger.info(done)
-        with building('a schedule'):
+        with building('a schedule', self.cfg):
             return super().build_param_scheduler(scheduler)
 
     def build_evaluator(self, evaluator) -> Evaluator:
@@ -85,24 +96,28 @@ class Runner(MMEngineRunner):
                              'evaluated, or pass its folder as --data-root') from error
 
     def _init_model_weights(self) -> None:
-        with downloading('The pretrained weights', 'in the config (model.backbone.init_cfg.checkpoint)'):
+        with downloading('The pretrained weights', f'{FROM_SCRATCH}; without a network, {ELSEWHERE} in '
+                         'the config (model.backbone.init_cfg.checkpoint)'):
             super()._init_model_weights()
 
     def load_or_resume(self) -> None:
         if '://' not in (self._load_from or ''):
             super().load_or_resume()
             return
-        with downloading(self._load_from, 'by --weights'):
+        is_training = isinstance(self._train_loop, BaseLoop)  # a test has built none
+        advice = (f'{FROM_SCRATCH}; without a network, {ELSEWHERE} by --weights' if is_training else
+                  f'Without a network, {ELSEWHERE} instead')
+        with downloading(self._load_from, advice):
             super().load_or_resume()
 
 
 @contextlib.contextmanager
-def downloading(what: str, option: str) -> Iterator[None]:
+def downloading(what: str, advice: str) -> Iterator[None]:
     """Raise a SetupError in place of the error of a failed download.
 
     Args:
-        what: Is downloaded.
-        option: How to name a file that the user has downloaded elsewhere.
+        what: What is downloaded.
+        advice: What the user can do.
     """
     try:
         yield
@@ -110,8 +125,7 @@ def downloading(what: str, option: str) -> Iterator[None]:
         is_of_the_disk = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) or files.is_out_of_space(error)
         if isinstance(error, SetupError) or is_of_the_disk:
             raise
-        raise SetupError(f'{what} cannot be downloaded ({getattr(error, "reason", error)}). --weights none trains from '
-                         f'scratch; without a network, download the file elsewhere and name it {option}') from error
+        raise SetupError(f'{what} cannot be downloaded ({getattr(error, "reason", error)}). {advice}') from error
 
 
 def is_for_screen(record: logging.LogRecord) -> bool:
@@ -123,10 +137,14 @@ def is_for_screen(record: logging.LogRecord) -> bool:
 
 
 @contextlib.contextmanager
-def building(what: str) -> Iterator[None]:
+def building(what: str, config: Optional[Config] = None) -> Iterator[None]:
     """Raise a SetupError in place of an error that is about a value or a name in the config.
 
     Other errors are bugs, of this program or of a user's module, and keep their traceback.
+
+    Args:
+        what: What is built.
+        config: The config of the run.
     """
     try:
         yield
@@ -134,14 +152,31 @@ def building(what: str) -> Iterator[None]:
         raise
     except (ValueError, TypeError, KeyError, AssertionError) as error:
         message = str(error.args[0]) if error.args else ''
-        if not _is_about_the_config(error, message):
+        if not _is_about_the_config(error, message, config):
             raise
         raise SetupError(f'The config does not give {what}: {message}') from error
 
 
-def _is_about_the_config(error: Exception, message: str) -> bool:
+def _is_about_the_config(error: Exception, message: str, config: Optional[Config]) -> bool:
+    if _is_raised_by_the_user(error):  # a bug, unless the user's class hands an option of the config on to its base
+        option = re.search(r"unexpected keyword argument '(\w+)'", message)
+        return option is not None and option[1] in _names(config)
     if isinstance(error, TypeError):  # "got an unexpected keyword argument 'max_epoch'", "loop should be a dict"
         return re.search(r'\bargument|should be|must be', message) is not None
     if isinstance(error, (KeyError, AssertionError)):  # "Foo is not in the model registry"; not a key that is missing
         return ' ' in message
     return True
+
+
+def _is_raised_by_the_user(error: Exception) -> bool:
+    """Whether an error was raised by a module of the user's own, or by a library that this module called."""
+    modules = [frame.f_globals.get('__name__', '') for frame, _ in traceback.walk_tb(error.__traceback__)]
+    callers = [package for module in modules if (package := module.partition('.')[0]) not in LIBRARIES]
+    return callers[-1] not in FRAMEWORK  # the first of them is this package
+
+
+def _names(config: Optional[Config]) -> Set[str]:
+    """All keys of a config, at any depth."""
+    names: Set[str] = set()
+    visit(config, names.update)
+    return names

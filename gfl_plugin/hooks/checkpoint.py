@@ -5,7 +5,7 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple, Union
 from unittest import mock
 
 import torch
-from mmengine.dist import is_main_process
+from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
 from mmengine.hooks import EMAHook
@@ -206,8 +206,12 @@ class CheckpointHook(MMEngineCheckpointHook):
         return {key: path for key, path in runner.message_hub.runtime_info.items() if key.startswith('best_ckpt')}
 
     def _is_finite(self, runner: Runner) -> bool:
-        broken = next((name for name, value in self._tensors_to_save(runner)
-                       if value.is_floating_point() and not torch.isfinite(value).all()), None)
+        """Check the values of rank 0 for all ranks: only rank 0 writes, and BatchNorm statistics can differ."""
+        # All ranks look: a model that is sharded gathers its state on all of them.
+        decision = [next((name for name, value in self._tensors_to_save(runner)
+                          if value.is_floating_point() and not torch.isfinite(value).all()), None)]
+        broadcast_object_list(decision)
+        broken, = decision
         if broken is not None:
             runner.logger.warning(f'No checkpoint is saved at iteration {runner.iter + 1}: {broken} is not finite')
         return broken is None

@@ -9,6 +9,7 @@ import time
 from typing import Callable, Dict, List, Optional
 
 import torch
+from mmengine.config import Config
 from mmengine.dist import is_distributed
 from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import Runner
@@ -51,7 +52,7 @@ class InterruptHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         if is_distributed():  # a group on the CPU: to ask the others must not wait for the device
-            self._group = torch.distributed.new_group(backend='gloo', timeout=_timeout(runner))
+            self._group = torch.distributed.new_group(backend='gloo', timeout=read_timeout(runner.cfg))
         if threading.current_thread() is threading.main_thread():  # Python lets no other set handlers
             self._handlers = {number: signal.signal(number, self._receive) for number in _signals()}
         validates = runner._val_loop is not None
@@ -126,9 +127,9 @@ class InterruptHook(Hook):
         return signal.Signals(received).name if received else None
 
 
-def _timeout(runner: Runner) -> Optional[datetime.timedelta]:
-    """How long a rank waits for the others, as the config says; None for PyTorch's default."""
-    seconds = ((runner.cfg.get('env_cfg') or {}).get('dist_cfg') or {}).get('timeout')
+def read_timeout(config: Config) -> Optional[datetime.timedelta]:
+    """Read from a config how long a rank waits for the others. None means PyTorch's default."""
+    seconds = ((config.get('env_cfg') or {}).get('dist_cfg') or {}).get('timeout')
     return None if seconds is None else datetime.timedelta(seconds=seconds)
 
 

@@ -3,6 +3,9 @@ import re
 import urllib.error
 
 import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, build_from_cfg
 from tool_runs import ROOT, on_shapes, parse
 
 from gfl_plugin import engine
@@ -78,6 +81,24 @@ def test_a_file_that_cannot_be_read_as_a_config_is_a_mistake(name, text, said, t
         load(config=str(tmp_path / name))
 
 
+# ---- configs of the package ----
+
+@pytest.mark.parametrize('name', ['custom/gfl_r50_fpn', 'custom/gfl_r50_fpn.py', 'configs/custom/gfl_r50_fpn.py'])
+def test_a_config_of_the_package_is_found_from_any_folder(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load(config=name).model.bbox_head.type == 'gfl_plugin.GFLHead'
+    file = tmp_path / name
+    file.parent.mkdir(parents=True)
+    file.write_text('mine = True')
+    assert engine.find_config(name) == name, "the user's own file should win"
+
+
+def test_an_unknown_config_names_similar_ones(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SetupError, match='no config file .*/gfl_lite_fpn.py, .* Similar ones: custom/gfl_lite0_fpn'):
+        load(config='gfl_lite_fpn.py')
+
+
 # ---- data roots ----
 
 def inheriting(folder, *lines):
@@ -142,6 +163,33 @@ def test_a_bug_keeps_its_traceback(error):
     with pytest.raises(type(error)) as caught, building('a training loop'):
         raise error
     assert not isinstance(caught.value, SetupError)
+
+
+class Mine:
+    """A user's class with bugs, and with a base that takes options from the config."""
+
+    def __init__(self, bug=None, **options):
+        if bug is not None:
+            bug()
+        torch.nn.Conv2d(1, 1, **options)
+
+
+@pytest.mark.parametrize('bug, error', [
+    (lambda: torch.nn.Conv2d(3), TypeError),  # missing 2 required positional arguments
+    (lambda: torch.nn.Conv2d(3, 4, 3, groups=2), ValueError),  # raised by PyTorch
+    (lambda: dict([1, 2, 3]), TypeError),
+    (lambda: 'a b'.index('c'), ValueError),
+])
+def test_a_bug_in_a_users_class_keeps_its_traceback(bug, error):
+    with pytest.raises(error) as caught, building('a model'):
+        build_from_cfg(dict(type=Mine, bug=bug), MODELS)
+    assert not isinstance(caught.value, SetupError)
+
+
+def test_an_option_that_a_users_class_hands_on_is_a_mistake():
+    config = Config(dict(model=dict(type=Mine, regmax=7)))
+    with pytest.raises(SetupError, match="a model: .*'regmax'"), building('a model', config):
+        build_from_cfg(config.model, MODELS)
 
 
 @pytest.mark.parametrize('error', [urllib.error.URLError('Name or service not known'), ConnectionError('no network')])

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import layouts
@@ -18,6 +19,7 @@ from gfl_plugin.datasets import folder
 from gfl_plugin.engine import advice
 from gfl_plugin.engine.own_data import set_data
 from gfl_plugin.engine.recipe import adapt_config
+from gfl_plugin.engine.summary import summarize_training
 from gfl_plugin.errors import RunError, SetupError
 
 COCO = str(ROOT / 'configs/gfl/gfl_r50_fpn_1x_coco.py')
@@ -208,10 +210,12 @@ def test_the_screen_shows_little_before_the_first_loss(trained):
     assert all(title not in shown and title in log(root / 'yolo') for title in titles), 'the log file should have them'
 
 
-def test_resume_finds_the_data_again(trained, folders):
+def test_resume_finds_the_data_again(trained, folders, monkeypatch):
     runner = engine.train(train_options(folders['coco'], trained[0] / 'coco', '--resume', '--epochs', '2'))
     assert runner.epoch == 2 and runner.iter == 4
     assert folder._read.cache_info().currsize == 0, 'the annotations should not stay in memory during a training'
+    monkeypatch.setattr(sys, 'argv', ['gfl train'])
+    assert '\nTo test it: gfl test ' in summarize_training(runner), 'whoever has started gfl may have no tools/'
 
 
 def test_classes_in_another_order_are_no_silent_error(trained, folders, tmp_path):

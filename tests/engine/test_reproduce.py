@@ -1,5 +1,6 @@
 """Tables of the paper: every row is a config, a table goes on where it was, and only COCO has published figures."""
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -75,6 +76,19 @@ def test_a_kill_while_results_are_written_leaves_none(tmp_path, monkeypatch):
     assert not list(tmp_path.rglob('*.json'))
     (tmp_path / row.name / 'seed_0.json').write_text('')  # of an older version
     assert len(engine.reproduce(options)['rows'][0]['runs']) == 1, 'it should be trained again'
+
+
+def test_a_run_that_another_process_trains_is_left_to_it(tmp_path, monkeypatch):
+    module, row = sys.modules['gfl_plugin.engine.reproduce'], TABLES['n'][0]
+    options = parse('reproduce', 'n', '--work-dir', str(tmp_path), '--rows', row.name, '--seeds', '1')
+    trained = []
+    monkeypatch.setattr(module, '_run', lambda *run: trained.append(run) or module.reproduce(options))
+    with pytest.raises(SetupError, match=f'^Process {os.getpid()} on .* trains n_12 with seed 0 now. .*--rows'):
+        engine.reproduce(options)
+    assert len(trained) == 1, 'the second process should train nothing'
+    monkeypatch.setattr(module, '_run', lambda *run: trained.append(run))
+    engine.reproduce(options)
+    assert len(trained) == 2, 'the lock should end with the process that held it'
 
 
 def test_processes_that_share_a_table_write_it_at_a_time(tmp_path):

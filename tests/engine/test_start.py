@@ -45,6 +45,19 @@ def test_a_file_is_no_folder(below, tmp_path):
         folder('--work-dir', str(tmp_path / 'file' / below))
 
 
+def test_a_test_takes_no_file_for_a_folder(tmp_path):
+    (tmp_path / 'file').touch()
+    with pytest.raises(SetupError, match='file is not a folder. Name another --work-dir'):
+        engine.test(parse('test', SHAPES, 'some.pth', '--work-dir', str(tmp_path / 'file')))
+
+
+def test_a_file_in_the_place_of_the_default_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'work_dirs').touch()
+    with pytest.raises(SetupError, match='work_dirs is not a folder'):
+        folder()
+
+
 def test_a_mistake_takes_no_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for arguments in (['--cfg-options', 'load_from=nowhere.pth'], ['--auto-scale-lr']):

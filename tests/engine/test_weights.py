@@ -125,6 +125,17 @@ def test_a_download_that_fails_is_a_sentence(tmp_path, monkeypatch):
                                'gfl_r50_fpn_1x_coco'))
 
 
+def test_a_test_that_cannot_download_names_no_option_of_the_training(tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise urllib.error.URLError('Name or service not known')
+
+    monkeypatch.setattr(DOWNLOAD, fail)
+    with pytest.raises(SetupError, match='mine.pth cannot be downloaded .Name or service.*download the file') as caught:
+        engine.test(on_shapes('test', tmp_path / 'data', 'https://weights.invalid/mine.pth', '--work-dir',
+                              str(tmp_path / 'run')))
+    assert '--weights' not in str(caught.value)
+
+
 def test_a_file_that_is_not_there_takes_no_folder(tmp_path):
     with pytest.raises(SetupError, match='no checkpoint .*nowhere.pth'):
         engine.train(on_shapes('train', tmp_path / 'data', '--work-dir', str(tmp_path / 'run'), '--weights',

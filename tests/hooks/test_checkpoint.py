@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import pytest
@@ -360,6 +361,20 @@ def test_nothing_that_is_not_finite_is_saved(tmp_path):
     hook.save_optimizer = False
     hook.after_train_epoch(runner)
     assert checkpoints(run) == ['epoch_2.pth'], 'the state of the optimizer should matter only if it is saved'
+
+
+@pytest.mark.parametrize('own, broken_on_rank_0', [('nan', None), ('1', 'weight')])
+def test_rank_0_decides_for_all_ranks(own, broken_on_rank_0, monkeypatch):
+    """Only rank 0 writes. If others decided by their own values, they would report another end than the file has."""
+    def broadcast(decision):
+        decision[0] = broken_on_rank_0
+
+    hook, model = CheckpointHook(interval=1, save_optimizer=False), torch.nn.Linear(1, 1)
+    model.weight.data.fill_(float(own))
+    monkeypatch.setattr('gfl_plugin.hooks.checkpoint.is_main_process', lambda: False)
+    monkeypatch.setattr('gfl_plugin.hooks.checkpoint.broadcast_object_list', broadcast, raising=False)
+    runner = SimpleNamespace(model=model, hooks=[], iter=0, logger=mock.Mock())
+    assert hook._is_finite(runner) == (broken_on_rank_0 is None)
 
 
 # ---- files ----

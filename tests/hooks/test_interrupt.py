@@ -14,6 +14,7 @@ from mmengine.config import Config
 from tool_runs import free_port
 from torch.utils.data import DataLoader
 
+from gfl_plugin import engine
 from gfl_plugin.hooks import InterruptHook
 
 
@@ -44,6 +45,16 @@ def test_a_run_under_nohup_outlives_its_terminal(hook):
     with mock.patch.object(signal, 'getsignal', lambda number: signal.SIG_IGN):
         hook.before_train(runner())
     assert set(hook._handlers) == {signal.SIGTERM, signal.SIGINT}
+
+
+@pytest.mark.parametrize('dist_cfg, expected', [(dict(timeout=77), datetime.timedelta(seconds=77)),
+                                                (dict(timeout=None), None), ({}, None), (None, None)])
+def test_ranks_meet_with_the_timeout_of_the_config(dist_cfg, expected, monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    config = Config(dict(launcher='pytorch', env_cfg=dict(dist_cfg=dist_cfg)))
+    with mock.patch('torch.distributed.init_process_group') as join:
+        engine.run._prepare_processes(config, SimpleNamespace(local_rank=None))
+    join.assert_called_once_with('gloo', timeout=expected)
 
 
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason='needs gloo')
