@@ -53,7 +53,7 @@ def draw_detections(image: np.ndarray, boxes: np.ndarray, scores: Optional[np.nd
     order = np.arange(len(boxes)) if scores is None else (-scores).argsort(kind='stable')  # the best first
     order = order[canvas.shows(boxes[order])]
     boxes = boxes[order]
-    tags = _tag(labels[order], None if scores is None else scores[order], classes, colors)
+    tags = make_tags(labels[order], None if scores is None else scores[order], classes, colors)
     truth = np.asarray([] if gt_boxes is None else gt_boxes, float).reshape(-1, 4) * canvas.zoom
     visible = canvas.shows(truth)
     truth = truth[visible]
@@ -70,8 +70,9 @@ def draw_detections(image: np.ndarray, boxes: np.ndarray, scores: Optional[np.nd
     return canvas.pixels
 
 
-def _tag(labels: np.ndarray, scores: Optional[np.ndarray], classes: Sequence[str],
-         colors: Optional[Sequence[Color]]) -> List[Tag]:
+def make_tags(labels: np.ndarray, scores: Optional[np.ndarray], classes: Sequence[str],
+              colors: Optional[Sequence[Color]]) -> List[Tag]:
+    """The tags of N detections. ``scores`` may be None."""
     written = [''] * len(labels) if scores is None else [f'{100 * score:.0f}%' for score in scores]
     return [Tag(_name(classes, label), score, _color(label, colors)) for label, score in zip(labels.tolist(), written)]
 
