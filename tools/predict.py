@@ -27,8 +27,8 @@ def parse_options():
     parser.add_argument('--score-thr', type=float, metavar='SCORE',
                         help='leave out detections with a lower score (default: what the checkpoint recommends)')
     parser.add_argument('--uncertainty', action='store_true',
-                        help='also write how far each side can be trusted: its standard deviation, and its interval '
-                        'if tools/calibrate.py has calibrated the checkpoint')
+                        help='also write and draw how far each side can be trusted: its standard deviation, its '
+                        'distribution, and its interval if the checkpoint was calibrated (calibrate)')
     parser.add_argument('--ids', metavar='ANN', help='COCO annotation file whose image and category ids '
                         'detections.json takes, so that it can be evaluated')
     parser.add_argument('--config', metavar='FILE', help='the config of a checkpoint that does not carry its own')

@@ -47,7 +47,8 @@ def predict(options: Options) -> Predicted:
     """
     config = options.config and find_config(options.config)
     detector = Detector(options.checkpoint, options.device, config, options.score_thr, options.batch_size,
-                        options.uncertainty, trust=options.trust_checkpoint)
+                        options.uncertainty, options.uncertainty and options.pictures,
+                        trust=options.trust_checkpoint)
     sources = list(find_images(options.inputs))
     coco = CocoFile(sources, detector.classes, options.ids)
     content = dict(checkpoint=options.checkpoint, score_thr=detector.score_thr, classes=list(detector.classes),

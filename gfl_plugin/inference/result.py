@@ -7,9 +7,9 @@ import numpy as np
 
 from ..conformal import Calibration
 from ..errors import SetupError
-from ..visualization import draw_detections
+from ..visualization import draw_detections, draw_distributions
 from ..visualization.files import WRITABLE, write_picture
-from ..visualization.gallery import draw_tile
+from ..visualization.gallery import make_tile
 from .images import Source, read_image
 
 PER_DETECTION = ('boxes', 'scores', 'labels', 'side_std', 'side_places', 'side_probs')
@@ -96,12 +96,24 @@ class Result:
                                       data=dict(class_name=np.array(self.names, dtype=str)))
 
     def draw(self) -> np.ndarray:
-        """The image with its detections drawn on it, (H, W, 3) uint8, blue, green, red."""
-        return draw_detections(self.image(), self.boxes, self.scores, self.labels, self.classes)
+        """The image with its detections drawn on it, (H, W, 3) uint8, blue, green, red.
+
+        If the distributions of the sides are known, they are drawn as curves, and the intervals as bands.
+        """
+        return self._draw_on(self.image(), 1.0)
 
     def tile(self) -> np.ndarray:
         """The same on a small square, for a sheet of several images."""
-        return draw_tile(self.image(), self.boxes, self.scores, self.labels, self.classes)
+        return make_tile(self.image(), self._draw_on)
+
+    def _draw_on(self, image: np.ndarray, zoom: float) -> np.ndarray:
+        """Draw on an image of ``zoom`` times the original size."""
+        found = self.boxes * zoom, self.scores, self.labels, self.classes
+        if self.side_probs is None:
+            return draw_detections(image, *found)
+        intervals = self.side_interval
+        return draw_distributions(image, *found, self.side_places * zoom, self.side_probs,
+                                  None if intervals is None else intervals * zoom)
 
     def save(self, path: str) -> None:
         """Write the drawn image to a file, in the format of its suffix.

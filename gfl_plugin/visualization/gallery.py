@@ -1,6 +1,6 @@
 """Draw sheets of pictures: the detections on a data set's images, or its ground truth."""
 import os
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
@@ -88,10 +88,18 @@ def draw_truth(image: np.ndarray, boxes: Sequence[dict], categories: Sequence[di
 
 def draw_tile(image: np.ndarray, boxes: np.ndarray, scores: Optional[np.ndarray], labels: Sequence[int],
               classes: Sequence[str], gt_boxes: Optional[np.ndarray] = None) -> np.ndarray:
-    """:func:`draw_detections` on a tile (TILE, TILE, 3). Text that is drawn first and shrunk then cannot be read."""
-    small, zoom = _fit(image)
-    truth = None if gt_boxes is None else gt_boxes * zoom
-    return _center(draw_detections(small, boxes * zoom, scores, labels, classes, truth))
+    """:func:`draw_detections` on a tile (TILE, TILE, 3)."""
+    return make_tile(image, lambda small, zoom: draw_detections(
+        small, boxes * zoom, scores, labels, classes, None if gt_boxes is None else gt_boxes * zoom))
+
+
+def make_tile(image: np.ndarray, draw: Callable[[np.ndarray, float], np.ndarray]) -> np.ndarray:
+    """Shrink an image to a tile (TILE, TILE, 3), and draw on it. Text that is drawn first and shrunk cannot be read.
+
+    Args:
+        draw: Gets the small image and its scale, and returns the picture.
+    """
+    return _center(draw(*_fit(image)))
 
 
 def _is_ignored(box: dict) -> bool:

@@ -208,6 +208,8 @@ def test_what_is_known_of_sides_comes_only_on_request(best, detector, photos):
     some = rich[[2, 0]]
     assert np.array_equal(some.side_std, rich.side_std[[2, 0]]) and len(some.side_probs) == 2
     assert rich.side_interval is None, 'this checkpoint is not calibrated'
+    assert rich[:1].draw().shape == plain[:1].draw().shape and (rich[:1].draw() != plain[:1].draw()).any()
+    assert rich[:1].tile().shape == (320, 320, 3)
 
 
 def test_a_calibrated_checkpoint_gives_intervals(best, photos, tmp_path):
