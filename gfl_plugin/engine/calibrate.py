@@ -162,7 +162,7 @@ def store(checkpoint: str, card: Card, trust: bool) -> None:
     if '://' in checkpoint:
         raise SetupError(f'The calibration cannot be stored in {checkpoint}: download it first')
     with safe_loading.trusting(*([checkpoint] if trust else [])):
-        content = safe_loading.load_checkpoint(checkpoint, map_location='cpu')
+        content = safe_loading.load_checkpoint(checkpoint, map_location='cpu', logger='silent')
     content[KEY] = card.to_text()
     try:
         with files.replacing(checkpoint) as temporary:
