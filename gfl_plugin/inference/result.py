@@ -66,9 +66,17 @@ class Result:
 
         See :mod:`gfl_plugin.conformal` for what is guaranteed.
         """
+        return self._intervals(whole_box=False)
+
+    @property
+    def box_interval(self) -> Optional[np.ndarray]:
+        """As :attr:`side_interval`, but wider: all four sides of a box lie in their intervals at once."""
+        return self._intervals(whole_box=True)
+
+    def _intervals(self, whole_box: bool) -> Optional[np.ndarray]:
         if self.side_std is None or self.calibration is None:
             return None
-        return self.calibration.intervals(self.boxes, self.side_std)
+        return self.calibration.intervals(self.boxes, self.side_std, whole_box)
 
     def to_coco(self, image_id: int = 0, category_ids: Optional[Sequence[int]] = None) -> List[Dict[str, Any]]:
         """The detections as entries of COCO's results format.

@@ -220,6 +220,7 @@ def test_a_calibrated_checkpoint_gives_intervals(best, photos, tmp_path):
     low, high = result.side_interval[..., 0], result.side_interval[..., 1]
     assert np.allclose(low, result.boxes - 2 * (result.side_std + 0.5), atol=1e-4)
     assert np.allclose(high, result.boxes + 2 * (result.side_std + 0.5), atol=1e-4)
+    assert np.allclose(result.box_interval[..., 1], result.boxes + 3 * (result.side_std + 0.5), atol=1e-4)
     assert Detector(path, device='cpu')(photos[0])[0].side_interval is None
     found = predict(path, trained_folder(best) / 'data/val2017', '--out', tmp_path / 'out', '--score-thr', 0,
                     '--uncertainty', '--no-pictures')
