@@ -1,5 +1,6 @@
 """The options that all tools share. Nothing here imports torch, so `--help` answers at once."""
 import argparse
+import os
 import re
 import sys
 from typing import Optional
@@ -46,6 +47,16 @@ def add_data(parser: argparse.ArgumentParser, required: bool = False) -> None:
                         'hold out for validation, if it has no validation images (default: 0.2)')
 
 
+def add_detector(parser: argparse.ArgumentParser) -> None:
+    """How to load a detector from a checkpoint that carries its config, and what it leaves out."""
+    parser.add_argument('--score-thr', type=share, metavar='SCORE',
+                        help='leave out detections with a lower score (default: what the checkpoint recommends)')
+    parser.add_argument('--config', metavar='FILE', help='the config of a checkpoint that does not carry its own')
+    parser.add_argument('--device', default='auto', help='such as cpu or cuda:1 (default: a GPU if there is one)')
+    parser.add_argument('--trust-checkpoint', action='store_true',
+                        help='load the checkpoint with full pickle: the file can then run any code on this machine')
+
+
 def add_image_size(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--image-size', type=positive, metavar='PIXELS',
                         help='side of the square that images are resized into, instead of the scale in the config')
@@ -57,6 +68,23 @@ def positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f'{text} is not positive')
     return number
+
+
+def share(text: str) -> float:
+    """Parse an option that is a number from 0 to 1."""
+    number = float(text)
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f'{text} is not between 0 and 1')
+    return number
+
+
+def show(text: str) -> None:
+    """Print text, whatever characters the terminal knows, and end quietly if the reader of a pipe has gone."""
+    sys.stdout.reconfigure(errors='backslashreplace')
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it exits
 
 
 def run(tool: str, options: argparse.Namespace):

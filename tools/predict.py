@@ -5,7 +5,6 @@
     python tools/predict.py best.pth photo.jpg 'more/*.png' --out found --score-thr 0.4
     python tools/predict.py best.pth photo.jpg --json > found.json
 """
-import argparse
 import contextlib
 import json
 import sys
@@ -14,7 +13,7 @@ import arguments
 
 
 def parse_options():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments.Parser(description=__doc__)
     parser.add_argument('checkpoint', help='checkpoint file or URL')
     parser.add_argument('inputs', nargs='+', metavar='INPUT',
                         help='image files, folders (with their subfolders) and patterns such as "photos/*.jpg"')
@@ -24,18 +23,13 @@ def parse_options():
     parser.add_argument('--json', action='store_true',
                         help='write one JSON object to the standard output, and no files unless --out names a folder')
     parser.add_argument('--no-pictures', dest='pictures', action='store_false', help='draw no pictures')
-    parser.add_argument('--score-thr', type=float, metavar='SCORE',
-                        help='leave out detections with a lower score (default: what the checkpoint recommends)')
+    arguments.add_detector(parser)
     parser.add_argument('--uncertainty', action='store_true',
                         help='also write and draw how far each side can be trusted: its standard deviation, its '
                         'distribution, and its interval if the checkpoint was calibrated (calibrate)')
     parser.add_argument('--ids', metavar='ANN', help='COCO annotation file whose image and category ids '
                         'detections.json takes, so that it can be evaluated')
-    parser.add_argument('--config', metavar='FILE', help='the config of a checkpoint that does not carry its own')
-    parser.add_argument('--device', default='auto', help='such as cpu or cuda:1 (default: a GPU if there is one)')
     parser.add_argument('--batch-size', type=arguments.positive, default=8, metavar='IMAGES', help='(default: 8)')
-    parser.add_argument('--trust-checkpoint', action='store_true',
-                        help='load the checkpoint with full pickle: the file can then run any code on this machine')
     return parser.parse_args()
 
 
@@ -43,7 +37,7 @@ def main():
     options = parse_options()
     with contextlib.redirect_stdout(sys.stderr if options.json else sys.stdout):  # other libraries print, too
         found = arguments.run('predict', options)
-    print(json.dumps(found.content, ensure_ascii=False) if options.json else found.text)
+    arguments.show(json.dumps(found.content) if options.json else found.text)
     sys.exit(int(found.failed > 0))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from .. import files
-from ..datasets.annotations import category_ids, load_annotations, some
+from ..datasets.annotations import category_ids, load_annotations, printable, some
 from ..errors import SetupError
 from ..inference import Detector, ImageError, Result
 from ..inference.images import Source, find_images
@@ -21,7 +21,7 @@ from .run_folders import numbered
 
 FOLDER = os.path.join('work_dirs', 'predict')
 PICTURES, SHEET, COCO, TABLE = 'pictures', 'sheet.jpg', 'detections.json', 'detections.csv'
-ON_SHEET, SHEET_COLUMNS = 24, 6
+ON_SHEET, SHEET_COLUMNS = 24, 6  # tiles
 SIDES = ('left', 'top', 'right', 'bottom')
 COLUMNS = ('file', 'name', 'score', *SIDES)
 
@@ -49,14 +49,15 @@ def predict(options: Options) -> Predicted:
     detector = Detector(options.checkpoint, options.device, config, options.score_thr, options.batch_size,
                         options.uncertainty, options.uncertainty and options.pictures,
                         trust=options.trust_checkpoint)
-    sources = list(find_images(options.inputs))
+    # Once for each file: a pattern and a folder may name the same one.
+    sources = list({os.path.abspath(source.name): source for source in find_images(options.inputs)}.values())
     coco = CocoFile(sources, detector.classes, options.ids)
     content = dict(checkpoint=options.checkpoint, score_thr=detector.score_thr, classes=list(detector.classes),
                    images=[], errors=[])
     with contextlib.ExitStack() as stack, _explaining_the_output(options.out or FOLDER):
         folder = make_folder(options.out) if options.out or not options.json else None
         drawn = sources if options.pictures else []
-        write = stack.enter_context(_writing(folder, drawn, options.uncertainty)) if folder else _drop
+        write = stack.enter_context(_writing(folder, drawn, detector, options.uncertainty)) if folder else None
         bar = stack.enter_context(tqdm(total=len(sources), unit='image', disable=None, file=sys.stderr))
 
         def report(error: ImageError) -> None:
@@ -64,13 +65,16 @@ def predict(options: Options) -> Predicted:
             content['errors'].append(dict(file=error.name, reason=error.reason))
             bar.update()
 
-        for result in detector.stream(sources, on_error=report):
-            coco.add(result)
-            content['images'].append(describe(result))
-            write(result)
-            bar.update()
-        if folder:
-            files.write_text(os.path.join(folder, COCO), json.dumps(coco.content, ensure_ascii=False))
+        try:
+            for result in detector.stream(sources, on_error=report):
+                coco.add(result)
+                content['images'].append(describe(result))
+                if write:
+                    write(result)
+                bar.update()
+        finally:  # also after Ctrl-C: what was found so far
+            if folder:
+                files.write_text(os.path.join(folder, COCO), json.dumps(coco.content))
     return Predicted(summarize(content, folder), content, len(content['errors']))
 
 
@@ -82,7 +86,10 @@ def describe(result: Result) -> Dict[str, Any]:
     for name, values in (('side_std', result.side_std), ('side_interval', result.side_interval)):
         for entry, value in zip(found, [] if values is None else values.tolist()):
             entry[name] = value
-    return dict(file=result.path, width=width, height=height, detections=found)
+    about = dict(file=result.path, width=width, height=height)
+    if result.side_std is not None:
+        about['doubt'] = result.doubt
+    return dict(about, detections=found)
 
 
 def summarize(content: Dict[str, Any], folder: Optional[str]) -> str:
@@ -91,7 +98,7 @@ def summarize(content: Dict[str, Any], folder: Optional[str]) -> str:
     for image in content['images']:
         for found in image['detections']:
             counts[found['name']] = counts.get(found['name'], 0) + 1
-    listed = ', '.join(f'{count} {name}' for name, count in sorted(counts.items(), key=lambda item: -item[1])[:10])
+    listed = ', '.join(f'{count} {printable(name, 40)}' for name, count in sorted(counts.items(), key=lambda item: -item[1])[:10])
     lines = [f'{len(content["images"])} images, {sum(counts.values())} objects with a score of at least '
              f'{content["score_thr"]:.2f}{": " + listed if listed else ""}{", ..." if len(counts) > 10 else ""}']
     if content['errors']:
@@ -117,20 +124,21 @@ class CocoFile:
     """
 
     def __init__(self, sources: Sequence[Source], classes: Sequence[str], ids: Optional[str]) -> None:
-        names = [source.relative_name for source in sources]
-        self.image_ids = dict(zip((source.name for source in sources), range(1, len(sources) + 1)))
+        self.names = _name_uniquely(sources)
+        self.image_ids = {source.name: number for number, source in enumerate(sources, 1)}
         self.category_ids = list(range(1, len(classes) + 1))
         if ids is not None:
             truth = load_annotations(ids, ids, needs_annotations=False)
             self.category_ids = category_ids(truth['categories'], classes, ids)
-            self.image_ids = dict(zip(self.image_ids, _find_ids(names, truth['images'], ids)))
+            readable = [source for source in sources if os.path.isfile(source.name)]  # the others are reported later
+            self.image_ids = _find_ids(readable, truth['images'], ids)
         self.content: Dict[str, List[dict]] = dict(images=[], annotations=[], categories=[
             dict(id=one, name=name) for one, name in zip(self.category_ids, classes)])
 
     def add(self, result: Result) -> None:
         """Add the detections of one image."""
         image_id, (width, height) = self.image_ids[result.source.name], result.size
-        self.content['images'].append(dict(id=image_id, file_name=result.source.relative_name, width=width,
+        self.content['images'].append(dict(id=image_id, file_name=self.names[result.source.name], width=width,
                                            height=height))
         for entry in result.to_coco(image_id, self.category_ids):
             width, height = entry['bbox'][2:]
@@ -138,41 +146,56 @@ class CocoFile:
                                                     area=width * height))
 
 
-def _find_ids(names: Sequence[str], images: Sequence[dict], ids: str) -> List[int]:
+def _name_uniquely(sources: Sequence[Source]) -> Dict[str, str]:
+    """The path of each image relative to its input, or to the folder that all share if two are called the same."""
+    names = {source.name: source.relative_name for source in sources}
+    if len(set(names.values())) < len(names):
+        shared = os.path.commonpath([os.path.dirname(os.path.abspath(name)) for name in names])
+        names = {name: os.path.relpath(name, shared) for name in names}
+    return names
+
+
+def _find_ids(sources: Sequence[Source], images: Sequence[dict], ids: str) -> Dict[str, int]:
     """The id of each image: by its path relative to the input, or else by its file name alone."""
     by_name = {image['file_name']: image['id'] for image in images}
     by_base: Dict[str, Set[int]] = {}
     for image in images:
         by_base.setdefault(os.path.basename(image['file_name']), set()).add(image['id'])
-    found: List[int] = []
-    missing: List[str] = []
-    for name in names:
-        same_base = by_base.get(os.path.basename(name), set())
-        if name in by_name or len(same_base) == 1:
-            found.append(by_name[name] if name in by_name else next(iter(same_base)))
-        else:
-            missing.append(name)
+    found: Dict[str, int] = {}
+    for source in sources:
+        same_base = by_base.get(os.path.basename(source.name), set())
+        if source.relative_name in by_name:
+            found[source.name] = by_name[source.relative_name]
+        elif len(same_base) == 1:
+            found[source.name], = same_base
+    missing = [source.relative_name for source in sources if source.name not in found]
     if missing:
-        raise SetupError(f'{len(missing)} of the {len(names)} images have no id in {ids} ({some(missing)})')
+        raise SetupError(f'{len(missing)} of the {len(sources)} images have no id in {ids} ({some(missing)})')
     return found
 
 
 @contextlib.contextmanager
-def _writing(folder: str, drawn: Sequence[Source], uncertainty: bool) -> Iterator[Callable[[Result], None]]:
+def _writing(folder: str, drawn: Sequence[Source], detector: Detector,
+             uncertainty: bool) -> Iterator[Callable[[Result], None]]:
     """Give a function that writes a result to the table, and a picture if its source is in ``drawn``.
 
     A sheet shows some of the pictures, evenly spaced.
     """
     pictures = name_pictures([source.name for source in drawn])
     shown = {drawn[index * len(drawn) // ON_SHEET].name for index in range(ON_SHEET)} if drawn else ()
-    tiles = []
-    with open(os.path.join(folder, TABLE), 'w', newline='', encoding='utf-8') as file:
+    tiles: List[np.ndarray] = []
+    columns = [*COLUMNS, *(f'{side}_std' for side in SIDES if uncertainty)]
+    if uncertainty and detector.calibration:
+        columns += [f'{side}_{end}' for side in SIDES for end in ('from', 'to')]
+    # A file name need not be text: what UTF-8 has no bytes for is escaped.
+    with open(os.path.join(folder, TABLE), 'w', newline='', encoding='utf-8', errors='backslashreplace') as file:
         table = csv.writer(file)
-        table.writerow([*COLUMNS, *(f'{side}_std' for side in SIDES if uncertainty)])
+        table.writerow(columns)
 
         def write(result: Result) -> None:
-            numbers = np.hstack([result.boxes, result.side_std]) if uncertainty else result.boxes
-            for name, score, row in zip(result.names, result.scores, numbers):
+            numbers = [result.boxes, result.side_std, result.side_interval]
+            rows = np.hstack([array.reshape(len(result), -1) for array in numbers if array is not None])
+            for name, score, row in zip(result.names, result.scores, rows):
                 table.writerow([result.source.name, name, f'{score:.4f}', *(f'{number:.2f}' for number in row)])
             if result.source.name in pictures:
                 result.save(os.path.join(folder, PICTURES, pictures[result.source.name]))
@@ -182,10 +205,6 @@ def _writing(folder: str, drawn: Sequence[Source], uncertainty: bool) -> Iterato
         yield write
     if len(tiles) > 1:
         write_picture(os.path.join(folder, SHEET), lay_out(tiles, SHEET_COLUMNS))
-
-
-def _drop(result: Result) -> None:
-    """Write nothing."""
 
 
 def make_folder(asked: Optional[str]) -> str:

@@ -9,12 +9,12 @@ from ..conformal import Calibration
 from ..errors import SetupError
 from ..heads import GFLHead
 from ..heads.build_axes import require_distributions
+from ..heads.test_time_augmentation import SIDE_FIELDS
 from .folding import fold_batch_norms
 from .images import ImageError, Source, find_images, read_image
 from .loading import build_transforms, load_model
 from .result import Result
 
-ABOUT_SIDES = ('side_std', 'side_places', 'side_probs')  # what a model may be asked for
 FALLBACK_THR = 0.3  # if the checkpoint recommends none
 
 
@@ -39,7 +39,7 @@ class Detector:
             print(result.path, result.names, result.scores, result.boxes)
 
     Args:
-        checkpoint: A file or URL. It carries its config if this project has written it, from version 0.5 on.
+        checkpoint: A file or URL. It carries its config if it was trained with this release or a later one.
         device: Such as ``'cpu'`` or ``'cuda:1'``; ``'auto'`` is the first GPU that PyTorch can use, or else the CPU.
         config: Path of the config, for a checkpoint that does not carry it. It runs as Python, so it must be your own.
         score_thr: Detections with a lower score are left out. By default the threshold that the checkpoint recommends,
@@ -74,7 +74,7 @@ class Detector:
         self.classes, self.batch_size = tuple(self.card.classes), batch_size
         self.calibration = self.card.calibration and Calibration.from_dict(self.card.calibration)
         recommended = FALLBACK_THR if self.card.score_thr is None else self.card.score_thr
-        self.score_thr = recommended if score_thr is None else score_thr
+        self.score_thr = recommended if score_thr is None else _require_share(score_thr)
         self._transforms = build_transforms(self.card.pipeline, checkpoint, allow if config is None else None)
         self._ask_for_distributions(uncertainty, distributions)
         if fold:
@@ -98,7 +98,7 @@ class Detector:
                 image, or a list of these.
             rgb: Whether arrays have their channels in the order red, green, blue. By default it is blue, green, red, as
                 OpenCV reads them.
-            score_thr: Instead of the detector's own.
+            score_thr: Overrides the detector's threshold for this call.
 
         Returns:
             One result per image, in the order of the images. Always a list.
@@ -117,6 +117,7 @@ class Detector:
             on_error: Is called with the error of each image that cannot be read; the others go on. Without it, the
                 first such error is raised.
         """
+        lowest = self.score_thr if score_thr is None else _require_share(score_thr)
         waiting: List[Prepared] = []
         for source in find_images(images, rgb):
             try:
@@ -126,9 +127,9 @@ class Detector:
                     raise
                 on_error(error)
             if len(waiting) == self.batch_size:
-                yield from self._detect(waiting, score_thr)
+                yield from self._detect(waiting, lowest)
                 waiting = []
-        yield from self._detect(waiting, score_thr)
+        yield from self._detect(waiting, lowest)
 
     def _prepare(self, source: Source) -> Prepared:
         image = read_image(source)
@@ -144,7 +145,7 @@ class Detector:
         pixels = np.ascontiguousarray(data['img'].transpose(2, 0, 1))
         return Prepared(source, torch.from_numpy(pixels), sample)
 
-    def _detect(self, prepared: List[Prepared], score_thr: Optional[float]) -> Iterator[Result]:
+    def _detect(self, prepared: List[Prepared], score_thr: float) -> Iterator[Result]:
         """Detect in one batch per padded size, and give the results in the order of the images."""
         divisor = getattr(self.model.data_preprocessor, 'pad_size_divisor', 1)
         batches: Dict[tuple, List[int]] = {}
@@ -154,7 +155,7 @@ class Detector:
         for batch in batches.values():
             found.update(zip(batch, self._run([prepared[index] for index in batch])))
         for index, one in enumerate(prepared):
-            yield self._result(one.source, found[index], self.score_thr if score_thr is None else score_thr)
+            yield self._result(one.source, found[index], score_thr)
 
     @torch.inference_mode()
     def _run(self, batch: List[Prepared]) -> List[DetDataSample]:
@@ -165,10 +166,16 @@ class Detector:
         found = sample.pred_instances
         height, width = sample.ori_shape
         boxes, scores, labels = (found[name].cpu().numpy() for name in ('bboxes', 'scores', 'labels'))
-        about_sides = {name: found[name].cpu().numpy() for name in ABOUT_SIDES if name in found}
-        result = Result(boxes, scores, labels, self.classes, (width, height), source, **about_sides,
+        side_fields = {name: found[name].cpu().numpy() for name in SIDE_FIELDS if name in found}
+        result = Result(boxes, scores, labels, self.classes, (width, height), source, **side_fields,
                         calibration=self.calibration)
         return result[result.scores >= score_thr]
+
+
+def _require_share(score_thr: float) -> float:
+    if not 0 <= score_thr <= 1:
+        raise SetupError(f'score_thr={score_thr} is not between 0 and 1')
+    return score_thr
 
 
 def _choose_device(device: str) -> str:

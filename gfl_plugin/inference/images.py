@@ -48,7 +48,7 @@ class Source(NamedTuple):
 def find_images(images: Any, rgb: bool = False) -> Iterator[Source]:
     """List single images: those of a folder and its subfolders in sorted order, those of a pattern, those of a list.
 
-    Nothing is read here.
+    Does not open the files.
 
     Args:
         images: A path, a folder, a pattern such as ``photos/*.jpg``, an array, a PIL image, or an iterable of these.
@@ -71,11 +71,13 @@ def _is_single(images: Any) -> bool:
 
 def _find_files(path: str) -> Iterator[Source]:
     if os.path.isdir(path):
-        found = walk_files(path)
-        yield from (Source(file, file, path) for file in found or [path])
+        yield from (Source(file, file, path) for file in walk_files(path) or [path])
     elif not os.path.lexists(path) and glob.has_magic(path):
         matches = sorted(glob.glob(path, recursive=True))
-        yield from (Source(match, match, os.path.dirname(match)) for match in matches or [path])
+        for match in matches:
+            yield from _find_files(match)
+        if not matches:
+            yield Source(path, path, os.path.dirname(path))
     else:
         yield Source(path, path, os.path.dirname(path))
 
@@ -101,8 +103,8 @@ def read_image(source: Source) -> np.ndarray:
             return _from_array(content, source.is_rgb)
     except (OSError, ValueError, MemoryError, cv2.error) as error:
         raise ImageError(source.name, describe(error)) from error
-    raise ImageError(source.name, f'it is a {type(content).__name__}; give a path, a folder, an array (H, W, 3) or a '
-                     'PIL image')
+    raise ImageError(source.name, f'{type(content).__name__} is not an image: give a path, a folder, an array '
+                     '(H, W, 3) or a PIL image')
 
 
 def _read_file(path: str) -> np.ndarray:
@@ -121,10 +123,10 @@ def _read_file(path: str) -> np.ndarray:
 
 def _from_pil(image: Image.Image) -> np.ndarray:
     image = ImageOps.exif_transpose(image)
-    if image.mode == 'F':
-        raise ValueError('a PIL image of mode F; convert it to RGB first')
-    if image.mode.startswith('I'):  # 16 bits of grey
-        return np.asarray(image).clip(0, 65535).astype(np.uint16)
+    if image.mode in ('F', 'I'):  # of any range of values
+        raise ValueError(f'a PIL image of mode {image.mode}; convert it to RGB first')
+    if image.mode.startswith('I;16'):
+        return np.asarray(image).astype(np.uint16)
     return np.asarray(image.convert('RGB'))
 
 

@@ -7,15 +7,16 @@ import numpy as np
 
 from ..conformal import Calibration
 from ..errors import SetupError
+from ..heads.test_time_augmentation import SIDE_FIELDS
 from ..visualization import draw_detections, draw_distributions
 from ..visualization.files import WRITABLE, write_picture
 from ..visualization.gallery import make_tile
 from .images import Source, read_image
 
-PER_DETECTION = ('boxes', 'scores', 'labels', 'side_std', 'side_places', 'side_probs')
+DETECTION_FIELDS = ('boxes', 'scores', 'labels', *SIDE_FIELDS)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # arrays have no equality that is true or false
 class Result:
     """N detections in one image, best first.
 
@@ -46,8 +47,12 @@ class Result:
         return len(self.scores)
 
     def __getitem__(self, keep: Any) -> 'Result':
-        """Some of the detections, by a mask (N,), indices, or a slice."""
-        given = {name: getattr(self, name) for name in PER_DETECTION}
+        """Some of the detections, by a mask (N,), indices, a slice, or one index."""
+        if isinstance(keep, (int, np.integer)):
+            if not -len(self) <= keep < len(self):
+                raise IndexError(f'there is no detection {keep} among {len(self)}')
+            keep = [keep]
+        given = {name: getattr(self, name) for name in DETECTION_FIELDS}
         return replace(self, **{name: values[keep] for name, values in given.items() if values is not None})
 
     @property
@@ -73,6 +78,17 @@ class Result:
         """As :attr:`side_interval`, but wider: all four sides of a box lie in their intervals at once."""
         return self._intervals(whole_box=True)
 
+    @property
+    def doubt(self) -> Optional[float]:
+        """Of the detections, the largest mean spread of the sides, as a share of the square root of the box's area.
+
+        None without detections, or without spreads.
+        """
+        if self.side_std is None or not len(self):
+            return None
+        size = np.sqrt((self.boxes[:, 2:] - self.boxes[:, :2]).clip(1).prod(1))
+        return float((self.side_std.mean(1) / size).max())
+
     def _intervals(self, whole_box: bool) -> Optional[np.ndarray]:
         if self.side_std is None or self.calibration is None:
             return None
@@ -85,9 +101,9 @@ class Result:
             image_id: Of this image.
             category_ids: The id of each class; by default they count from 1.
         """
-        ids = category_ids or range(1, len(self.classes) + 1)
+        ids = range(1, len(self.classes) + 1) if category_ids is None else category_ids
         corner, size = self.boxes[:, :2].astype(float), (self.boxes[:, 2:] - self.boxes[:, :2]).astype(float)
-        return [dict(image_id=image_id, category_id=ids[label], bbox=box, score=float(score))
+        return [dict(image_id=image_id, category_id=int(ids[label]), bbox=box, score=float(score))
                 for box, score, label in zip(np.hstack([corner, size]).tolist(), self.scores, self.labels)]
 
     def to_supervision(self) -> Any:
@@ -111,7 +127,7 @@ class Result:
         return self._draw_on(self.image(), 1.0)
 
     def tile(self) -> np.ndarray:
-        """The same on a small square, for a sheet of several images."""
+        """The drawn image, shrunk to a square tile for a sheet of several images."""
         return make_tile(self.image(), self._draw_on)
 
     def _draw_on(self, image: np.ndarray, zoom: float) -> np.ndarray:

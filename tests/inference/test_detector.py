@@ -1,8 +1,11 @@
 """A checkpoint alone detects, as the test loop does, one image at a time or many."""
 import csv
 import json
+import math
+import os
 import pickle
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,13 +17,14 @@ import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from PIL import Image
-from tool_runs import SHAPES, TINY, parse
+from tool_runs import ROOT, SHAPES, TINY, parse
 from torch import nn
 
 import gfl_plugin
 from gfl_plugin import engine
 from gfl_plugin.conformal import Calibration
 from gfl_plugin.engine.calibrate import store
+from gfl_plugin.engine.predict import summarize
 from gfl_plugin.errors import SetupError
 from gfl_plugin.inference import Detector, ImageError, folding
 
@@ -107,10 +111,17 @@ def test_the_coco_file_has_the_ap_of_the_test_loop(trained, best, tested, tmp_pa
     truth = COCO()
     truth.dataset = content
     truth.createIndex()
-    evaluation = COCOeval(truth, truth.loadRes(found['annotations']), 'bbox')
-    evaluation.evaluate(), evaluation.accumulate(), evaluation.summarize()
-    assert evaluation.stats[0] == pytest.approx(tested[1]['coco/bbox_mAP'], abs=1e-3)  # it is logged with 3 digits
-    assert len(found['annotations']) == sum(len(sample['pred_instances']['scores']) for sample in tested[0])
+    in_loop = [dict(image_id=sample['img_id'], category_id=3 * int(label), score=float(score),
+                    bbox=[float(x) for x in (*box[:2], *(box[2:] - box[:2]))])
+               for sample in tested[0] for box, score, label in zip(*(
+                   sample['pred_instances'][name] for name in ('bboxes', 'scores', 'labels')))]
+    stats = []
+    for entries in (found['annotations'], in_loop):
+        evaluation = COCOeval(truth, truth.loadRes(entries), 'bbox')
+        evaluation.evaluate(), evaluation.accumulate(), evaluation.summarize()
+        stats.append(evaluation.stats)
+    assert stats[0] == pytest.approx(stats[1], abs=1e-6)
+    assert len(found['annotations']) == len(in_loop)
 
 
 # ---- batches ----
@@ -148,11 +159,14 @@ def test_a_stream_reads_no_further_than_a_batch(detector, photos):
 def test_what_a_result_gives(detector, photos):
     result, = detector(photos[0])
     best_two = result[:2]
+    assert [len(one) for one in best_two] == [1, 1] and result[-1].scores[0] == result.scores[-1]
+    with pytest.raises(IndexError, match='no detection 2 among 2'):
+        best_two[2]
     assert len(best_two) == 2 and len(result[result.scores > 2]) == 0
     assert best_two.names == [detector.classes[label] for label in best_two.labels]
     assert best_two.boxes.shape == (2, 4) and best_two.boxes.dtype == np.float32
     assert result.path is None and np.array_equal(result.image(), photos[0])
-    entry = best_two.to_coco(image_id=7, category_ids=[11, 12, 13])[0]
+    entry = best_two.to_coco(image_id=7, category_ids=np.array([11, 12, 13]))[0]
     left, top, right, bottom = best_two.boxes[0].tolist()
     assert entry == dict(image_id=7, category_id=11 + int(best_two.labels[0]), score=float(best_two.scores[0]),
                          bbox=pytest.approx([left, top, right - left, bottom - top]))
@@ -243,7 +257,8 @@ def test_a_dirac_box_knows_nothing_of_its_sides(tmp_path):
 
 def test_the_threshold_is_the_one_of_the_checkpoint_unless_asked(best, detector, photos):
     recommended = Detector(best, device='cpu')
-    assert recommended.score_thr == (0.3 if recommended.card.score_thr is None else recommended.card.score_thr)
+    card = json.loads(torch.load(best, weights_only=True)['gfl_plugin'])
+    assert recommended.score_thr == (0.3 if card['score_thr'] is None else card['score_thr'])
     middle = float(np.median(detector(photos[0])[0].scores))
     result, = recommended(photos[0], score_thr=middle)
     assert result.scores.min() >= middle and 0 < len(result) < len(detector(photos[0])[0])
@@ -328,6 +343,63 @@ def test_equal_names_do_not_overwrite_each_other(best, tmp_path, photos):
     assert sorted(str(path.relative_to(pictures)) for path in pictures.rglob('*.png')) == ['a/photo.png', 'b/photo.png']
 
 
+def test_an_image_that_is_named_twice_counts_once(best, trained, tmp_path):
+    val, ann = trained / 'data/val2017', trained / 'data/annotations/instances_val2017.json'
+    predict(best, val / 'v.jpg', val, f'{val}/*.jpg', '--ids', ann, '--out', tmp_path, '--no-pictures')
+    ids = {image['file_name']: image['id'] for image in json.loads(ann.read_text())['images']}
+    written = [(Path(image['file_name']).name, image['id'])
+               for image in json.loads((tmp_path / 'detections.json').read_text())['images']]
+    assert sorted(written) == sorted((Path(name).name, number) for name, number in ids.items())
+
+
+def test_a_bad_input_does_not_end_a_run_with_ids(best, trained, tmp_path):
+    (tmp_path / 'empty').mkdir()
+    found = predict(best, trained / 'data/val2017', tmp_path / 'empty', tmp_path / 'missing.jpg', '--out',
+                    tmp_path / 'out', '--no-pictures', '--ids', trained / 'data/annotations/instances_val2017.json')
+    assert found.failed == 2 and len(found.content['images']) == 2
+
+
+def test_equal_names_in_two_inputs_are_told_apart(best, tmp_path, photos):
+    for folder in ('a', 'b'):
+        (tmp_path / folder).mkdir()
+        cv2.imwrite(str(tmp_path / folder / 'photo.png'), photos[0])
+    predict(best, tmp_path / 'a', tmp_path / 'b', '--out', tmp_path / 'out', '--no-pictures')
+    images = json.loads((tmp_path / 'out/detections.json').read_text())['images']
+    assert [image['file_name'] for image in images] == ['a/photo.png', 'b/photo.png']
+
+
+def test_a_file_name_need_not_be_text(best, tmp_path, photos):
+    name = os.fsencode(str(tmp_path)) + b'/bad\xff.png'
+    with open(name, 'wb') as file:
+        file.write(cv2.imencode('.png', photos[0])[1].tobytes())
+    predict(best, os.fsdecode(name), '--out', tmp_path / 'out', '--score-thr', 0)
+    assert 'bad' in json.loads((tmp_path / 'out/detections.json').read_text())['images'][0]['file_name']
+    assert len((tmp_path / 'out/detections.csv').read_text().splitlines()) > 1
+
+
+def test_ctrl_c_keeps_what_was_found(best, trained, tmp_path, monkeypatch):
+    def stop(self, path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gfl_plugin.Result, 'save', stop)
+    with pytest.raises(KeyboardInterrupt):
+        predict(best, trained / 'data/val2017', '--out', tmp_path)
+    assert len(json.loads((tmp_path / 'detections.json').read_text())['images']) == 1
+
+
+def test_names_from_a_checkpoint_reach_no_terminal_as_they_are():
+    content = dict(images=[dict(detections=[dict(name='\x1b]0;gotcha\x07')])], errors=[], score_thr=0.5)
+    assert summarize(content, None).isprintable()
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    code = "import arguments; arguments.show('é' * 10**6)"
+    shell = f'{sys.executable} -c "{code}" | true; exit ${{PIPESTATUS[0]}}'
+    done = subprocess.run(['bash', '-c', shell], cwd=ROOT / 'tools', capture_output=True, text=True,
+                          env=dict(os.environ, PYTHONIOENCODING='ascii'))
+    assert (done.returncode, done.stderr) == (0, '')
+
+
 def test_mistakes_of_the_command(best, trained, tmp_path):
     blocked = tmp_path / 'file'
     blocked.write_text('')
@@ -340,6 +412,9 @@ def test_mistakes_of_the_command(best, trained, tmp_path):
         predict(best, val, '--out', tmp_path, '--ids', trained / 'data/annotations/instances_train2017.json')
     with pytest.raises(SetupError, match='device'):
         predict(best, val, '--device', 'abacus')
+    for score in (math.nan, -1, 5):
+        with pytest.raises(SetupError, match='not between 0 and 1'):
+            Detector(best, device='cpu', score_thr=score)
 
 
 # ---- folding ----

@@ -48,6 +48,12 @@ def test_a_pattern_gives_the_files_that_match_it(tmp_path, pixels):
     assert [source.relative_name for source in find_images(str(tmp_path / '*.png'))] == ['1.png', '2.png']
 
 
+def test_a_pattern_may_match_folders(tmp_path, pixels):
+    write(tmp_path / 'photos/inner/1.png', pixels), write(tmp_path / 'photos/2.png', pixels)
+    found = [source.name for source in find_images(str(tmp_path / 'photos/*'))]
+    assert found == [str(tmp_path / 'photos/2.png'), str(tmp_path / 'photos/inner/1.png')]
+
+
 def test_a_file_whose_name_looks_like_a_pattern_is_that_file(tmp_path, pixels):
     path = write(tmp_path / 'photo[1].png', pixels)
     assert np.array_equal(read(path), pixels)
@@ -144,7 +150,8 @@ def test_what_is_no_image_is_named_with_the_reason(tmp_path, pixels):
     (np.zeros((0, 4, 3), np.uint8), 'shape (0, 4, 3)'),
     (np.zeros((1, 4, 4, 3), np.uint8), 'shape (1, 4, 4, 3)'),
     (Image.new('F', (4, 4)), 'mode F'),
-    (17, 'it is a int'),
+    (Image.new('I', (4, 4)), 'mode I'),
+    (17, 'int is not an image'),
 ])
 def test_other_things_are_refused_with_what_they_are(content, said):
     assert said in reason([content])
