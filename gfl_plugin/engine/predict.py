@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import sys
+from collections import Counter
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set
 
 import numpy as np
@@ -22,6 +23,7 @@ from .run_folders import numbered
 FOLDER = os.path.join('work_dirs', 'predict')
 PICTURES, SHEET, COCO, TABLE = 'pictures', 'sheet.jpg', 'detections.json', 'detections.csv'
 ON_SHEET, SHEET_COLUMNS = 24, 6  # tiles
+MOST_NAMES = 10  # of classes in the summary
 SIDES = ('left', 'top', 'right', 'bottom')
 COLUMNS = ('file', 'name', 'score', *SIDES)
 
@@ -94,13 +96,11 @@ def describe(result: Result) -> Dict[str, Any]:
 
 def summarize(content: Dict[str, Any], folder: Optional[str]) -> str:
     """What was found, in a few lines."""
-    counts: Dict[str, int] = {}
-    for image in content['images']:
-        for found in image['detections']:
-            counts[found['name']] = counts.get(found['name'], 0) + 1
-    listed = ', '.join(f'{count} {printable(name, 40)}' for name, count in sorted(counts.items(), key=lambda item: -item[1])[:10])
-    lines = [f'{len(content["images"])} images, {sum(counts.values())} objects with a score of at least '
-             f'{content["score_thr"]:.2f}{": " + listed if listed else ""}{", ..." if len(counts) > 10 else ""}']
+    counts = Counter(found['name'] for image in content['images'] for found in image['detections'])
+    names = [f'{count} {printable(name, 40)}' for name, count in counts.most_common(MOST_NAMES)]
+    listed = ', '.join([*names, *(['...'] if len(counts) > MOST_NAMES else [])])
+    lines = [f'{len(content["images"])} images, {counts.total()} objects with a score of at least '
+             f'{content["score_thr"]:.2f}{": " if listed else ""}{listed}']
     if content['errors']:
         lines.append(f'{len(content["errors"])} inputs could not be read')
     if folder:
