@@ -73,6 +73,17 @@ class Result:
         """As :attr:`side_interval`, but wider: all four sides of a box lie in their intervals at once."""
         return self._intervals(whole_box=True)
 
+    @property
+    def doubt(self) -> Optional[float]:
+        """Of the detections, the largest mean spread of the sides, as a share of the square root of the box's area.
+
+        None without detections, or without spreads.
+        """
+        if self.side_std is None or not len(self):
+            return None
+        size = np.sqrt((self.boxes[:, 2:] - self.boxes[:, :2]).clip(1).prod(1))
+        return float((self.side_std.mean(1) / size).max())
+
     def _intervals(self, whole_box: bool) -> Optional[np.ndarray]:
         if self.side_std is None or self.calibration is None:
             return None
