@@ -29,6 +29,7 @@ LEFT_OUT = frozenset({
     'teacher_config', 'teacher_ckpt', 'pretrained_cfg', 'pretrained_cfg_overlay', 'cache_dir', 'lang_model_name',
     'ann_file', 'data_root', 'data_prefix', 'proposal_file', 'backend_args', 'file_client_args', 'batch_augments',
     '_base_', '_delete_', '_scope_'})
+TRAINED_ON_TEXTS = ('type', 'data', 'images', 'split')
 NMS_TYPES = ('nms', 'soft_nms')  # mmcv calls `eval` on the type of an NMS
 
 # The largest numbers, so that a card cannot fill the memory. Some keys have a smaller limit.
@@ -91,7 +92,7 @@ def read_card(checkpoint: dict, source: str) -> Optional[Card]:
         source: Name of the file, for the message.
 
     Raises:
-        SetupError: The card is malformed, of a newer format, or asks for what a card must not ask for.
+        SetupError: The card is malformed, of a newer format, or has a key, type or number that cards may not have.
     """
     if KEY not in checkpoint:
         return None
@@ -240,16 +241,25 @@ def _check_types(card: Card) -> None:
         isinstance(step, dict) and isinstance(step.get('type'), str) for step in card.pipeline), 'pipeline',
         f'a list of up to {MOST_TRANSFORMS} configs with a type')
     require(_are_names(card.classes) and len(card.classes) > 0, 'classes', 'a list of names')
-    score = card.score_thr
-    require(score is None or (isinstance(score, (int, float)) and not isinstance(score, bool) and 0 <= score <= 1),
-            'score_thr', 'a number from 0 to 1, or null')
-    require(card.trained_on is None or isinstance(card.trained_on, dict), 'trained_on', 'an object, or null')
+    require(card.score_thr is None or _is_share(card.score_thr), 'score_thr', 'a number from 0 to 1, or null')
+    require(card.trained_on is None or _is_training_data(card.trained_on), 'trained_on', 'null, or an object in which '
+            f'{", ".join(TRAINED_ON_TEXTS)} are texts and val_share is a number from 0 to 1')
     require(isinstance(card.versions, dict) and _are_names(list(card.versions.values())), 'versions',
             'an object of texts')
     if card.calibration is not None:
         Calibration.from_dict(card.calibration)
     for _ in _walk(card.trained_on, 'trained_on'):  # checks the depth
         pass
+
+
+def _is_share(node: Any) -> bool:
+    return isinstance(node, (int, float)) and not isinstance(node, bool) and 0 <= node <= 1
+
+
+def _is_training_data(node: Any) -> bool:
+    """Whether the keys that :func:`training_data` writes have the types that it writes. Any of them may be missing."""
+    return isinstance(node, dict) and _is_share(node.get('val_share', 0)) and all(
+        isinstance(node.get(name, ''), str) for name in TRAINED_ON_TEXTS)
 
 
 def _are_names(node: Any) -> bool:
@@ -261,7 +271,7 @@ def _check_settings(node: Any, part: str) -> None:
     for parents, key, value in _walk(node, part):
         where = '.'.join([*parents, key])[:80]
         if key in LEFT_OUT:
-            raise SetupError(f'{where} names a file or code, or is of a training')
+            raise SetupError(f'{where} is a key that a card must not have (files, code, training)')
         if key == 'type' and not (isinstance(value, str) and re.fullmatch(r'\w+(\.\w+)?', value)):
             raise SetupError(f'{where} should be the name of a type, not {str(value)[:80]!r}')
         is_nms = any(parent == 'test_cfg' or parent.startswith('nms') for parent in parents)

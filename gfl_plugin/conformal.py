@@ -1,13 +1,17 @@
-"""Intervals that contain the true sides of boxes with a chosen probability (split conformal prediction).
+"""Intervals that contain the true sides of boxes with about a chosen probability (split conformal prediction).
 
 Errors are measured in units of the predicted spread (Lei et al., arXiv:1604.04173, section 5.2). A quantile of these
 errors on calibration images becomes the factor of all intervals.
 
-What holds: if the calibration images and the new images are exchangeable, then the intervals of matched detections
-(same class, IoU of at least 0.5) contain the truth with the chosen probability, on average over all of them.
+What is promised: if new images are like the calibration images (exchangeable), about the chosen share of all sides of
+matched detections (same class, IoU of at least 0.5, score above the threshold) lies in their intervals. This is a mean
+over many images.
 
-What does not hold: the same for each size, class or image. Nothing is said about detections that match no object. And
-the probability is not exact, because detections in one image depend on each other.
+Why only about: split conformal prediction is exact for independent units. Here the independent units are images, but
+the quantile pools the sides of all images, and the sides in one image depend on each other. More images make the share
+more exact; more objects in the same images hardly do.
+
+What is not promised: the same share for each size, class or image, and anything about detections that match no object.
 """
 import math
 from dataclasses import asdict, dataclass, fields
@@ -27,6 +31,7 @@ MIN_GROUP = 50
 SIZES = dict(small=(0, 32**2), medium=(32**2, 96**2), large=(96**2, math.inf))  # COCO's, in square pixels
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 LARGEST = 1e9  # of a number in a calibration, to refuse what would overflow
+LARGEST_BY_NAME = dict(coverage=1, score_thr=1)
 ROUNDING = 1e-9  # a product such as 10 * 0.9 must not count as more than 9
 
 
@@ -86,6 +91,7 @@ class Calibration:
         side_fixed, box_fixed: Half the width, in pixels, of intervals that ignore the spreads, for comparison.
         eps: Pixels added to each standard deviation.
         detections, images: How many it was fitted on.
+        score_thr: The lowest score of these detections, from 0 to 1. It says nothing about lower scores.
     """
     coverage: float
     side_factor: float
@@ -95,6 +101,7 @@ class Calibration:
     eps: float
     detections: int
     images: int
+    score_thr: float
 
     def intervals(self, sides: np.ndarray, std: np.ndarray, whole_box: bool = False) -> np.ndarray:
         """(N, 4, 2) lower and upper end of the interval of each side, pixels.
@@ -123,34 +130,36 @@ class Calibration:
             raise SetupError(f'The calibration is not a table of {", ".join(names)}: calibrate the detector again')
         for name, value in content.items():
             is_number = isinstance(value, int if names[name] is int else (int, float)) and not isinstance(value, bool)
-            if not is_number or not 0 <= value < (1 if name == 'coverage' else LARGEST):
+            is_possible = is_number and 0 <= value <= LARGEST_BY_NAME.get(name, LARGEST)
+            if not is_possible or (name == 'coverage' and value == 1):
                 raise SetupError(f'The calibration has {name}={value!r:.50}, which it cannot be: calibrate the '
                                  'detector again')
         return cls(**content)
 
 
-def fit(matched: MatchedDetections, coverage: float) -> Calibration:
-    """Choose the factors that cover a share of the errors, on images that neither trained nor test the detector.
+def fit(matched: MatchedDetections, coverage: float, score_thr: float = 0.0) -> Calibration:
+    """Choose the factors that cover a share of the errors, on images that did not train the detector.
 
     Args:
-        matched: M detections of the calibration images.
+        matched: M detections in one half of the images; the other half measures the intervals.
         coverage: Probability that an interval contains the truth, between 0 and 1.
+        score_thr: The threshold that the scores of these detections reach, from 0 to 1.
 
     Raises:
         SetupError: ``coverage`` is not between 0 and 1, or M is too small for it.
     """
     if not 0 < coverage < 1:
         raise SetupError(f'A coverage of {coverage:g} is not between 0 and 1')
-    needed, count = _fewest(coverage), len(matched.image)
+    needed, count = fewest(coverage), len(matched.image)
     if count < needed:
-        raise SetupError(f'A coverage of {coverage:g} needs at least {needed} detections that match an object, and the '
-                         f'calibration images have {count}: use more images, or a lower coverage')
+        raise SetupError(f'A coverage of {coverage:g} needs at least {needed} detections that match an object, and '
+                         f'this half of the images has {count}: use more images, or a lower coverage')
     errors = matched.errors
     scaled = errors / (matched.std + EPS)
     side_factor, side_fixed = (_quantile(x.ravel(), coverage) for x in (scaled, errors))
     box_factor, box_fixed = (_quantile(x.max(1), coverage) for x in (scaled, errors))
     return Calibration(float(coverage), side_factor, box_factor, side_fixed, box_fixed, EPS, count,
-                       len(np.unique(matched.image)))
+                       len(np.unique(matched.image)), float(score_thr))
 
 
 def first_half(image: np.ndarray, seed: int) -> np.ndarray:
@@ -215,7 +224,7 @@ def reliability(calibrating: MatchedDetections, measured: MatchedDetections,
     """
     rows = []
     for level in levels:
-        if _fewest(level) <= len(calibrating.image):
+        if fewest(level) <= len(calibrating.image):
             report = _measure(fit(calibrating, level), measured)
             rows.append(dict(coverage=level, **{name: report[name]['coverage'] for name in ('sides', 'boxes')}))
     return rows
@@ -235,8 +244,8 @@ def _ranks(values: np.ndarray) -> np.ndarray:
     return (counts.cumsum() - (counts - 1) / 2)[index]
 
 
-def _fewest(coverage: float) -> int:
-    """The smallest m for which the ceil((m + 1) coverage)-th smallest of m values exists."""
+def fewest(coverage: float) -> int:
+    """How many detections :func:`fit` needs: the smallest m that has a ceil((m + 1) coverage)-th smallest value."""
     return math.ceil(coverage / (1 - coverage) - ROUNDING)
 
 

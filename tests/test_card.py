@@ -104,6 +104,9 @@ def test_the_configs_of_coco_name_their_annotations():
     (changed(score_thr=1.5), 'its score_thr'), (changed(score_thr=math.nan), 'the number NaN'),
     (changed(score_thr=math.inf), 'the number Infinity'), (CARD.to_text().replace('0.25', '1e999'), 'the number 1e999'),
     (CARD.to_text().replace('0.25', '9' * 100_000), 'the number 999'), (changed(trained_on=[]), 'its trained_on'),
+    *((changed(trained_on=wrong), 'its trained_on should be null, or an object in which type, data, .* are texts')
+      for wrong in (dict(type=5), dict(data=['a']), dict(split=None), dict(images=1), dict(val_share='x'),
+                    dict(val_share=2), dict(val_share=True))),
     (changed(versions=dict(torch=2)), 'its versions'), (changed(versions=[]), 'its versions')])
 def test_a_malformed_card_is_refused(text, message):
     with pytest.raises(SetupError, match=rf'^The card of mine\.pth cannot be used: .*{message}'):
@@ -115,7 +118,8 @@ def nested(levels):
 
 
 @pytest.mark.parametrize('extra, message', [
-    (dict(init_cfg=None), 'model.init_cfg names a file'), (dict(a=[dict(b=dict(pretrained='x'))]), 'pretrained names'),
+    (dict(init_cfg=None), r'model.init_cfg is a key that a card must not have \(files, code, training\)'),
+    (dict(a=[dict(b=dict(pretrained='x'))]), 'pretrained is a key'),
     (dict(_scope_='os'), '_scope_'), (dict(a=dict(custom_imports=dict(imports=['os']))), 'custom_imports'),
     (dict(teacher_config='a.py'), 'teacher_config'), (dict(a=dict(type='os.path.join')), 'name of a type'),
     (dict(a=dict(type=['os'])), 'name of a type'), (dict(a=dict(type='__import__("os")')), 'name of a type'),

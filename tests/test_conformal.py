@@ -38,12 +38,13 @@ def test_the_quantile_by_hand():
     assert calibration.box_fixed == 9 and calibration.box_factor == 9 / (1.5 + EPS)
     assert calibration.side_fixed == 7, 'the ceil(37 x 0.9) = 34th of 36, of which 27 are 0'
     assert (calibration.detections, calibration.images, calibration.coverage) == (9, 9, 0.9)
+    assert fit(matched(errors), 0.9, score_thr=0.3).score_thr == 0.3
 
 
 @pytest.mark.parametrize('coverage, needed', [(0.5, 1), (0.8, 4), (0.9, 9), (0.95, 19), (0.99, 99)])
 def test_too_few_detections_are_refused_with_the_number_needed(coverage, needed):
     assert fit(matched(np.arange(4. * needed).reshape(-1, 4)), coverage).box_fixed == 4 * needed - 1
-    with pytest.raises(SetupError, match=f'{coverage} needs at least {needed} detections .* have {needed - 1}:'):
+    with pytest.raises(SetupError, match=f'{coverage} needs at least {needed} .* half of the images has {needed - 1}:'):
         fit(matched(np.ones((needed - 1, 4))), coverage)
 
 
@@ -55,7 +56,7 @@ def test_impossible_coverages_are_refused(coverage):
 
 def test_intervals_by_hand():
     calibration = Calibration(0.9, side_factor=2., box_factor=3., side_fixed=5., box_fixed=7., eps=0.5, detections=9,
-                              images=9)
+                              images=9, score_thr=0.)
     sides, std = np.array([[10., 20, 30, 40]]), np.array([[0., 1, 2, 4]])
     assert calibration.intervals(sides, std).tolist() == [[[9, 11], [17, 23], [25, 35], [31, 49]]]
     assert calibration.intervals(sides, std, whole_box=True)[0, 0].tolist() == [8.5, 11.5]
@@ -122,7 +123,7 @@ def test_the_report_by_hand():
     """Two detections. Errors 1, 2, 3, 4 with spread 1, and 0, 0, 0, 10 with spread 9.5."""
     data = matched([[1, 2, 3, 4], [0, 0, 0, 10]], np.array([[1.] * 4, [9.5] * 4]), per_image=2)
     calibration = Calibration(0.9, side_factor=2., box_factor=3., side_fixed=2., box_fixed=10., eps=0.5, detections=9,
-                              images=9)
+                              images=9, score_thr=0.)
     report = evaluate(calibration, data)
     assert (report['detections'], report['images']) == (2, 1)
     assert report['sides'] == dict(coverage=7 / 8, width=pytest.approx(23), fixed_coverage=5 / 8, fixed_width=4)
@@ -183,7 +184,7 @@ def test_a_calibration_survives_json():
 @pytest.mark.parametrize('change', [
     dict(eps=None), dict(eps='1'), dict(side_factor=float('nan')), dict(box_factor=float('inf')), dict(side_fixed=-1.),
     dict(coverage=1.), dict(coverage=2), dict(detections=2.5), dict(images=True), dict(detections=10**400),
-    dict(box_fixed=[1.])])
+    dict(box_fixed=[1.]), dict(score_thr=1.01), dict(score_thr=-0.1), dict(score_thr='0.5'), dict(score_thr=True)])
 def test_a_damaged_calibration_is_refused(change):
     content = fit(random_matches(50, np.random.default_rng(0)), 0.9).to_dict()
     name, = change

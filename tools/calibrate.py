@@ -3,8 +3,8 @@
 
     python tools/calibrate.py work_dirs/gfl_lite0_fpn/best_coco_bbox_mAP_epoch_24.pth --data my/pictures --coverage 0.9
 
-The images must be others than those that train or test the detector. A random half of them fits the intervals, and the
-other half measures them.
+The detector must not have trained on the images. A random half of them fits the intervals, and the other half measures
+them.
 """
 import argparse
 
@@ -16,7 +16,8 @@ def parse_options():
     parser.add_argument('checkpoint', help='checkpoint file; its card gets the calibration')
     arguments.add_data(parser, required=True)
     parser.add_argument('--split', choices=['train', 'val', 'test'],
-                        help='images of --data to calibrate on (default: test if there is one, else val)')
+                        help='images of --data to calibrate on (default: test if there is one, else val, which may '
+                        'have chosen the best checkpoint)')
     parser.add_argument('--coverage', type=float, default=0.9, metavar='SHARE',
                         help='share of the true sides that should lie in their intervals (default: 0.9)')
     parser.add_argument('--score-thr', type=float, metavar='SCORE',

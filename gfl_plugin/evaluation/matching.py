@@ -53,9 +53,11 @@ def match_detections(boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, 
         for usable, is_region in ((is_free, False), (ignored, True)):
             best = _last_largest(np.where(usable, iou[index], -1.0))
             if iou[index, best] >= iou_thr and usable[best]:
-                gt_index[index] = ABSORBED if is_region else best
                 matched_iou[index] = iou[index, best]
-                is_free[best] = False
+                if is_region:
+                    gt_index[index] = ABSORBED
+                else:
+                    gt_index[index], is_free[best] = best, False
                 break
     return DetectionMatches(gt_index, matched_iou)
 

@@ -227,7 +227,7 @@ def test_what_is_known_of_sides_comes_only_on_request(best, detector, photos):
 
 
 def test_a_calibrated_checkpoint_gives_intervals(best, photos, tmp_path):
-    calibration = Calibration(0.9, 2.0, 3.0, 5.0, 7.0, 0.5, 100, 50)
+    calibration = Calibration(0.9, 2.0, 3.0, 5.0, 7.0, 0.5, 100, 50, 0.0)
     path = str(shutil.copy(best, tmp_path / 'calibrated.pth'))
     store(path, Detector(best, device='cpu').card._replace(calibration=calibration.to_dict()), trust=False)
     result, = Detector(path, device='cpu', score_thr=0, uncertainty=True)(photos[0])
