@@ -62,8 +62,8 @@ def _names(config: Optional[Config]) -> Set[str]:
 
 
 def visit(node: Any, act: Callable[[ConfigDict], None]) -> None:
-    """Call ``act`` on a node and on every dict below it."""
-    if isinstance(node, dict):
+    """Call ``act`` on a node and on every dict below it. The node may be a whole config."""
+    if isinstance(node, (dict, Config)):  # MMEngine's Config is no dict
         act(node)
         node = node.values()
     if not isinstance(node, str):
