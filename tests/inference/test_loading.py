@@ -275,7 +275,8 @@ def test_a_config_that_is_none(text, message, path, tmp_path):
 # ---- files and weights that do not fit ----
 
 @pytest.mark.parametrize('content, message', [
-    (b'', 'damaged or not a checkpoint'), (b'no zip', r'mine\.pth'), (b'PK\x03\x04half', r'mine\.pth'), (None, 'no checkpoint')])
+    (b'', 'damaged or not a checkpoint'), (b'no zip', r'mine\.pth'), (b'PK\x03\x04half', r'mine\.pth'),
+    (None, 'no checkpoint')])
 def test_a_file_that_is_no_checkpoint(content, message, path, tmp_path):
     if content is not None:
         (tmp_path / 'mine.pth').write_bytes(content)
