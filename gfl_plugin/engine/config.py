@@ -1,19 +1,19 @@
 """From a config file and the options of a command line to the config of a run."""
 import difflib
-import glob
 import inspect
 import logging
 import os
 import traceback
 from argparse import Namespace
-from typing import Any, Callable, Collection, Dict, Iterator, List, Optional
+from typing import Any, Collection, Dict, Iterator, Optional
 
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
+from ..building import visit
 from ..compat import install_for_tools
-from ..config_bases import CONFIGS
+from ..config_bases import find_config, list_configs
 from ..errors import SetupError
 from .weights import find_weights
 
@@ -55,40 +55,9 @@ def load_config(options: Options) -> Config:
     return config
 
 
-def find_config(name: str) -> str:
-    """Find the file of a config.
-
-    Args:
-        name: A file, or a config of this package as :func:`list_configs` names it, with or without ``configs/`` and
-            ``.py``.
-
-    Raises:
-        SetupError: It is neither.
-    """
-    if os.path.isfile(name):
-        return name
-    short = name.removeprefix('configs/').removesuffix('.py')
-    packaged = os.path.join(CONFIGS, f'{short}.py')
-    if os.path.isfile(packaged):
-        return packaged
-    raise SetupError(f'There is no config file {os.path.abspath(name)}, and this package has no config {short}. '
-                     f'Similar ones: {", ".join(_similar_configs(short))}. `gfl configs` lists all of them')
-
-
-def list_configs() -> List[str]:
-    """Name the configs of this package, such as ``gfl/gfl_r50_fpn_1x_coco``."""
-    return sorted(file.removesuffix('.py') for file in glob.glob('[!_]*/*.py', root_dir=CONFIGS))
-
-
 def configs(options: Options) -> str:
     """List the configs of this package, a line each, as ``tools/configs.py`` says."""
     return '\n'.join(list_configs())
-
-
-def _similar_configs(name: str) -> List[str]:
-    """The packaged configs whose name is nearest, whatever folder the user has named."""
-    bases = {os.path.basename(config): config for config in list_configs()}
-    return [bases[base] for base in difflib.get_close_matches(os.path.basename(name), bases, n=3, cutoff=0.0)]
 
 
 def _name_line(error: Exception) -> str:
@@ -245,13 +214,3 @@ def _drop_pretrained(node: ConfigDict) -> None:
         node['init_cfg'] = None
     if node.get('pretrained'):  # of gfl_plugin.TIMMBackbone
         node['pretrained'] = False
-
-
-def visit(node: Any, act: Callable[[ConfigDict], None]) -> None:
-    """Call ``act`` on a node and on every dict below it."""
-    if isinstance(node, dict):
-        act(node)
-        node = node.values()
-    if not isinstance(node, str):
-        for child in node if hasattr(node, '__iter__') else ():
-            visit(child, act)

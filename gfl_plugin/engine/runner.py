@@ -3,21 +3,17 @@ import contextlib
 import copy
 import errno
 import logging
-import re
-import sys
-import traceback
-from typing import Iterator, Optional, Set
+from typing import Iterator
 
-from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 from mmengine.logging import MMLogger
 from mmengine.runner import BaseLoop
 from mmengine.runner import Runner as MMEngineRunner
 
 from .. import files
+from ..building import building
 from ..datasets.folder import forget_data
 from ..errors import SetupError
-from .config import visit
 from .recipe import fit_schedule
 
 # How records begin that go to the log file only: tables of the environment, the config, the hooks and the scores, a
@@ -28,11 +24,6 @@ FROZEN = 'is skipped since its requires_grad=False'  # how the optimizer's warni
 # What to do without a network.
 FROM_SCRATCH, ELSEWHERE = '--weights none trains from scratch', 'download the file elsewhere and name it'
 DEPRECATIONS = ('"FileClient" will be deprecated', '"HardDiskBackend" is the alias')
-
-# Packages that read a config, and packages that they call. Whatever else is on the stack of an error is the user's.
-FRAMEWORK = {'gfl_plugin', 'mmengine', 'mmcv', 'mmdet'}
-LIBRARIES = {'torch', 'torchvision', 'timm', 'numpy', 'cv2', 'PIL', 'yaml', 'pycocotools', 'faster_coco_eval',
-             *sys.stdlib_module_names}
 
 
 class Runner(MMEngineRunner):
@@ -134,49 +125,3 @@ def is_for_screen(record: logging.LogRecord) -> bool:
     is_table = record.levelno <= logging.INFO and text.startswith(TABLES)
     is_noise = text.startswith(DEPRECATIONS) or text.endswith(FROZEN)
     return not (is_table or is_noise or getattr(record, 'is_printed', False))
-
-
-@contextlib.contextmanager
-def building(what: str, config: Optional[Config] = None) -> Iterator[None]:
-    """Raise a SetupError in place of an error that is about a value or a name in the config.
-
-    Other errors are bugs, of this program or of a user's module, and keep their traceback.
-
-    Args:
-        what: What is built.
-        config: The config of the run.
-    """
-    try:
-        yield
-    except SetupError:
-        raise
-    except (ValueError, TypeError, KeyError, AssertionError) as error:
-        message = str(error.args[0]) if error.args else ''
-        if not _is_about_the_config(error, message, config):
-            raise
-        raise SetupError(f'The config does not give {what}: {message}') from error
-
-
-def _is_about_the_config(error: Exception, message: str, config: Optional[Config]) -> bool:
-    if _is_raised_by_the_user(error):  # a bug, unless the user's class hands an option of the config on to its base
-        option = re.search(r"unexpected keyword argument '(\w+)'", message)
-        return option is not None and option[1] in _names(config)
-    if isinstance(error, TypeError):  # "got an unexpected keyword argument 'max_epoch'", "loop should be a dict"
-        return re.search(r'\bargument|should be|must be', message) is not None
-    if isinstance(error, (KeyError, AssertionError)):  # "Foo is not in the model registry"; not a key that is missing
-        return ' ' in message
-    return True
-
-
-def _is_raised_by_the_user(error: Exception) -> bool:
-    """Whether an error was raised by a module of the user's own, or by a library that this module called."""
-    modules = [frame.f_globals.get('__name__', '') for frame, _ in traceback.walk_tb(error.__traceback__)]
-    callers = [package for module in modules if (package := module.partition('.')[0]) not in LIBRARIES]
-    return callers[-1] not in FRAMEWORK  # the first of them is this package
-
-
-def _names(config: Optional[Config]) -> Set[str]:
-    """All keys of a config, at any depth."""
-    names: Set[str] = set()
-    visit(config, names.update)
-    return names

@@ -274,7 +274,6 @@ class GFLHead(AnchorHead):
             return boxes
         return clip_boxes(boxes, torch.tensor(img_shapes).to(boxes.device, non_blocking=True)[index.image])
 
-
     def distributions_at(self, pred: Predictions, index: PriorIndex, keep: Tensor, scale: Tensor,
                          cfg: ConfigType) -> Dict[str, Tensor]:
         """What the box predicts about the sides of N detections beside their places.

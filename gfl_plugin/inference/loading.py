@@ -1,5 +1,6 @@
 """From a checkpoint to a model: from the card that the checkpoint carries, or from a config beside it."""
 import contextlib
+import copy
 from typing import Any, Collection, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
@@ -10,12 +11,15 @@ from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
 from .. import safe_loading
+from ..building import building, visit
 from ..card import Card, describe, read_card, training_data
+from ..config_bases import find_config
 from ..errors import SetupError
 from .safe_building import MemoryLimit, building_only_allowed
 
 # Names in a state dict that may be missing or left over: counters, and constants that are not learnt.
 NOT_LEARNT = ('num_batches_tracked', 'integral.project')
+WEIGHTS = ('init_cfg', 'pretrained', 'teacher_ckpt')  # keys of a config that name weights to load or to download
 
 
 class Loaded(NamedTuple):
@@ -30,8 +34,8 @@ def load_model(checkpoint: str, config: Optional[str] = None, device: str = 'cpu
 
     Args:
         checkpoint: Path or URL.
-        config: Path of the detector's config, for a checkpoint without a card. A config is Python and is executed, so
-            it should be your own. It takes the place of the card.
+        config: Path of the detector's config, or the name of a config of this package, for a checkpoint without a
+            card. A config is Python and is executed, so it should be your own. It takes the place of the card.
         device: Where the model goes.
         trust: Whether to load the checkpoint with full pickle, which runs any code that the file asks for. What may be
             built from its card stays the same.
@@ -39,7 +43,8 @@ def load_model(checkpoint: str, config: Optional[str] = None, device: str = 'cpu
 
     Raises:
         SetupError: The checkpoint is not there, damaged or does not fit its card or config, its card asks for what a
-            card may not ask for, or it has no card and there is no config.
+            card may not ask for, or it has no card and there is no config. Or the config is not there, or cannot be
+            built.
         UnsafeCheckpointError: The file needs more than data to be loaded.
     """
     content = _load(checkpoint, trust)
@@ -107,22 +112,40 @@ def _build_from_card(card: Card, state: Dict[str, Tensor], checkpoint: str, allo
     return model
 
 
-def _build_from_config(path: str, content: dict, checkpoint: str) -> Tuple[nn.Module, Card]:
-    try:
-        config = Config.fromfile(path)
-    except Exception as error:  # a Python config can raise anything
-        raise SetupError(f'The config {path} cannot be read: {type(error).__name__}: {error}') from error
+def _build_from_config(name: str, content: dict, checkpoint: str) -> Tuple[nn.Module, Card]:
+    config, known = _read_config(name), _usable_card(content, checkpoint)
     try:
         card = describe(config, ())
     except SetupError as error:
-        raise SetupError(f'{path} is not the config of a detector: {error}') from None
-    known = None
-    with contextlib.suppress(SetupError):  # the config takes the place of a card that cannot be used
-        known = read_card(content, checkpoint)
-    model = _build(card.model, config.get('default_scope') or 'mmdet')
+        raise SetupError(f'{name} is not the config of a detector: {error}') from None
+    # Unlike the card's, this model config still has train_cfg: MMDetection's two-stage detectors need it.
+    model_config = copy.deepcopy(config.model)
+    visit(model_config, _drop_weights)
+    with building('a model', config):
+        model = _build(model_config, config.get('default_scope') or 'mmdet')
     return model, card._replace(classes=_class_names(config, content, _num_classes(model)),
-                                score_thr=known and known.score_thr,
+                                score_thr=known and known.score_thr, calibration=known and known.calibration,
                                 trained_on=known.trained_on if known else training_data(config))
+
+
+def _read_config(name: str) -> Config:
+    file = find_config(name)
+    try:
+        return Config.fromfile(file)
+    except Exception as error:  # a Python config can raise anything
+        raise SetupError(f'The config {name} cannot be read: {type(error).__name__}: {error}') from error
+
+
+def _usable_card(content: dict, checkpoint: str) -> Optional[Card]:
+    """Read the card of a checkpoint; None if there is no card, or none that can be used."""
+    with contextlib.suppress(SetupError):
+        return read_card(content, checkpoint)
+    return None
+
+
+def _drop_weights(node: ConfigDict) -> None:
+    """Set the keys that name weights to None. Without a key, a constructor could download by default."""
+    node.update({key: None for key in WEIGHTS if node.get(key)})
 
 
 def _build(model: dict, scope: str) -> nn.Module:

@@ -9,7 +9,7 @@ from mmengine.registry import MODELS, build_from_cfg
 from tool_runs import ROOT, on_shapes, parse
 
 from gfl_plugin import engine
-from gfl_plugin.engine.runner import building
+from gfl_plugin.building import building
 from gfl_plugin.errors import SetupError
 
 COCO = str(ROOT / 'configs/gfl/gfl_r50_fpn_1x_coco.py')

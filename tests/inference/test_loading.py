@@ -1,10 +1,13 @@
 """A detector is built from its checkpoint alone, or with a config beside it."""
 import ast
+import copy
 import importlib
 import inspect
 import json
+import os
 import threading
 
+import mmdet
 import pytest
 import torch
 from mmdet.registry import MODELS, TRANSFORMS
@@ -16,7 +19,9 @@ from timm_setup import need_timm
 from tool_runs import ROOT, SHAPES, SMALL
 
 from gfl_plugin.card import KEY, describe
+from gfl_plugin.conformal import Calibration
 from gfl_plugin.errors import SetupError
+from gfl_plugin.inference.folding import fold_batch_norms
 from gfl_plugin.inference.loading import build_transforms, load_model
 from gfl_plugin.inference.safe_building import ALLOWED_MODULES, MemoryLimit, building_only_allowed
 from gfl_plugin.registry import MODELS as OWN
@@ -135,13 +140,128 @@ def test_80_classes_without_names_are_those_of_coco(path, tmp_path):
     assert load_model(path, str(tmp_path / 'mine.py')).card.classes[:2] == ['person', 'bicycle']
 
 
-def test_a_config_takes_the_place_of_the_card_but_keeps_its_threshold(path, tmp_path):
+def test_a_config_replaces_the_card_but_keeps_what_was_measured(path, tmp_path):
     config = small_config()
-    save(path, config)
+    calibration = Calibration(0.9, 1.0, 1.5, 3.0, 4.0, 1.0, 90, 30).to_dict()
+    card = describe(config, NAMES, 0.25)._replace(calibration=calibration)
+    save(path, config, **{KEY: card.to_text()})
     config.merge_from_dict({'model.test_cfg.score_thr': 0.125})
     config.dump(tmp_path / 'mine.py')
     loaded, card = load_model(path, str(tmp_path / 'mine.py'))
-    assert loaded.bbox_head.test_cfg.score_thr == 0.125 and card.score_thr == 0.25
+    assert loaded.bbox_head.test_cfg.score_thr == 0.125
+    assert card.score_thr == 0.25 and card.calibration == calibration
+
+
+def mmdet_config(name):
+    """A config of MMDetection, with a network small enough for a test."""
+    config = Config.fromfile(os.path.join(mmdet.__path__[0], '.mim', 'configs', name))
+    config.model.backbone.update(depth=18, base_channels=8)
+    config.model.neck.update(in_channels=[8, 16, 32, 64], out_channels=8)
+    for head in ('bbox_head', 'rpn_head'):
+        if head in config.model:
+            config.model[head].update(in_channels=8, feat_channels=8)
+    if 'bbox_head' in config.model and config.model.bbox_head.type == 'ATSSHead':
+        config.model.bbox_head.norm_cfg = dict(type='GN', num_groups=2)
+    if 'roi_head' in config.model:
+        config.model.roi_head.bbox_roi_extractor.out_channels = 8
+        config.model.roi_head.bbox_head.update(in_channels=8, fc_out_channels=8)
+    return config
+
+
+def save_with_config(path, config):
+    """Save a checkpoint without a card, and its config beside it."""
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        model = MODELS.build(copy.deepcopy(config.model))
+    torch.save(dict(state_dict=model.state_dict()), path)
+    file = path.replace('.pth', '.py')
+    config.dump(file)
+    return model.eval(), file
+
+
+def assert_same_weights(first, second):
+    for (name, mine), (theirs_name, theirs) in zip(first.state_dict().items(), second.state_dict().items(),
+                                                   strict=True):
+        assert name == theirs_name and torch.equal(mine, theirs), name
+
+
+@pytest.mark.parametrize('name', ['retinanet/retinanet_r50_fpn_1x_coco.py', 'atss/atss_r50_fpn_1x_coco.py'])
+def test_one_stage_detectors_of_mmdetection(name, path):
+    model, file = save_with_config(path, mmdet_config(name))
+    loaded, card = load_model(path, file)
+    assert_same_weights(model, loaded)
+    assert card.classes[0] == 'person' and len(card.pipeline) == 1
+    assert fold_batch_norms(loaded) > 0
+
+
+def test_a_two_stage_detector_of_mmdetection(path):
+    """Its constructor reads train_cfg. It computes no maps without data samples, so nothing is folded."""
+    model, file = save_with_config(path, mmdet_config('faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'))
+    loaded, card = load_model(path, file)
+    assert_same_weights(model, loaded)
+    assert len(card.classes) == 80 and 'train_cfg' not in card.model
+    layers = dict(loaded.named_modules())
+    assert fold_batch_norms(loaded) == 0
+    assert dict(loaded.named_modules()) == layers
+
+
+def test_a_config_loads_no_pretrained_weights(path, tmp_path):
+    class Downloads(MODELS.get('mmdet.ResNet')):
+        def __init__(self, pretrained=True, init_cfg=None, **options):
+            assert not pretrained and init_cfg is None, 'it would download'
+            super().__init__(**options)
+
+    OWN.register_module(module=Downloads)
+    try:
+        config = small_config()
+        save(path, config)
+        config.model.backbone.update(type='gfl_plugin.Downloads', pretrained='torchvision://resnet18',
+                                     init_cfg=dict(type='Pretrained', checkpoint='torchvision://resnet18'))
+        config.dump(tmp_path / 'mine.py')
+        load_model(path, str(tmp_path / 'mine.py'))
+    finally:
+        del OWN._module_dict['Downloads']
+
+
+@pytest.mark.parametrize('name', ['demo/gfl_r18_fpn_shapes', 'configs/demo/gfl_r18_fpn_shapes.py'])
+def test_a_config_of_the_package_is_found_by_its_name(name, path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save(path, Config.fromfile(SHAPES), **{KEY: None})
+    assert len(load_model(path, name).card.classes) == 6
+
+
+def test_an_unknown_config_names_similar_ones(path, tmp_path):
+    save(path, small_config())
+    with pytest.raises(SetupError, match='Similar ones: demo/gfl_r18_fpn_shapes'):
+        load_model(path, 'demo/gfl_r18_fpn_shape')
+
+
+@pytest.mark.parametrize('settings, message', [
+    ({'backbone.type': 'ResNot'}, 'ResNot.*registry'), ({'bbox_head.regmax': 7}, "'regmax'"),
+    ({'backbone.depth': 19}, 'invalid depth 19')])
+def test_a_config_that_cannot_be_built(settings, message, path, tmp_path):
+    config = small_config()
+    save(path, config)
+    config.merge_from_dict({f'model.{key}': value for key, value in settings.items()})
+    config.dump(tmp_path / 'mine.py')
+    with pytest.raises(SetupError, match=f'does not give a model: .*{message}'):
+        load_model(path, str(tmp_path / 'mine.py'))
+
+
+def test_a_bug_in_a_class_of_the_config_keeps_its_traceback(path, tmp_path):
+    class Buggy(BaseModule):
+        def __init__(self):
+            dict([1, 2, 3])
+
+    OWN.register_module(module=Buggy)
+    try:
+        config = small_config()
+        save(path, config)
+        config.model.neck = dict(type='gfl_plugin.Buggy')
+        config.dump(tmp_path / 'mine.py')
+        with pytest.raises(TypeError, match='sequence'):
+            load_model(path, str(tmp_path / 'mine.py'))
+    finally:
+        del OWN._module_dict['Buggy']
 
 
 @pytest.mark.parametrize('text, message', [('1 / 0', 'ZeroDivisionError'), ('a = 1', 'not the config of a detector')])
@@ -155,7 +275,8 @@ def test_a_config_that_is_none(text, message, path, tmp_path):
 # ---- files and weights that do not fit ----
 
 @pytest.mark.parametrize('content, message', [
-    (b'', 'cannot be read'), (b'no zip', r'mine\.pth'), (b'PK\x03\x04half', r'mine\.pth'), (None, 'no checkpoint')])
+    (b'', 'damaged or not a checkpoint'), (b'no zip', r'mine\.pth'), (b'PK\x03\x04half', r'mine\.pth'),
+    (None, 'no checkpoint')])
 def test_a_file_that_is_no_checkpoint(content, message, path, tmp_path):
     if content is not None:
         (tmp_path / 'mine.pth').write_bytes(content)
