@@ -102,7 +102,8 @@ def test_configs_outside_the_repository_can_inherit(tmp_path):
 
 
 def test_the_new_backbone_of_the_readme(tmp_path):
-    (tmp_path / 'mine.py').write_text(re.search(r'```python\n(.*?)```', (ROOT / 'README.md').read_text(), re.S)[1])
+    blocks = re.findall(r'```python\n(.*?)```', (ROOT / 'README.md').read_text(), re.S)
+    (tmp_path / 'mine.py').write_text(next(block for block in blocks if 'RegNet' in block))
     config = engine.load_config(parse('train', str(tmp_path / 'mine.py'), '--no-pretrained'))
     assert 'RegNet' in config.model.backbone.type
     compute_loss(config.model)

@@ -18,7 +18,7 @@ from ..datasets.layouts import Split
 from ..errors import SetupError
 from ..evaluation.matching import match_detections
 from ..inference import Detector, Result
-from .config import Options, find_config
+from .config import Options
 from .recipe import VAL_SHARE
 from .run_folders import numbered
 
@@ -52,8 +52,7 @@ def calibrate(options: Options) -> Calibrated:
         SetupError: The data are unusable or too few, the model predicts no distributions, or a file cannot be written.
     """
     check_outputs(options)
-    config = options.config and find_config(options.config)
-    detector = Detector(options.checkpoint, options.device, config, options.score_thr, uncertainty=True,
+    detector = Detector(options.checkpoint, options.device, options.config, options.score_thr, uncertainty=True,
                         trust=options.trust_checkpoint)
     share = VAL_SHARE if options.val_share is None else options.val_share
     data = read_data(options.data, share)

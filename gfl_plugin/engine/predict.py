@@ -17,7 +17,7 @@ from ..inference import Detector, ImageError, Result
 from ..inference.images import Source, find_images
 from ..visualization.files import name_pictures, write_picture
 from ..visualization.gallery import lay_out
-from .config import Options, find_config
+from .config import Options
 from .run_folders import numbered
 
 FOLDER = os.path.join('work_dirs', 'predict')
@@ -47,8 +47,7 @@ def predict(options: Options) -> Predicted:
     Raises:
         SetupError: There is no such checkpoint, the output cannot be written, or ``--ids`` lacks an image or a class.
     """
-    config = options.config and find_config(options.config)
-    detector = Detector(options.checkpoint, options.device, config, options.score_thr, options.batch_size,
+    detector = Detector(options.checkpoint, options.device, options.config, options.score_thr, options.batch_size,
                         options.uncertainty, options.uncertainty and options.pictures,
                         trust=options.trust_checkpoint)
     # Once for each file: a pattern and a folder may name the same one.

@@ -1,4 +1,5 @@
 """Detect objects with a trained checkpoint."""
+import warnings
 from typing import Any, Callable, Collection, Dict, Iterator, List, NamedTuple, Optional
 
 import numpy as np
@@ -41,7 +42,8 @@ class Detector:
     Args:
         checkpoint: A file or URL. It carries its config if it was trained with this release or a later one.
         device: Such as ``'cpu'`` or ``'cuda:1'``; ``'auto'`` is the first GPU that PyTorch can use, or else the CPU.
-        config: Path of the config, for a checkpoint that does not carry it. It runs as Python, so it must be your own.
+        config: Path of the config, or the name of a config of this package, for a checkpoint that does not carry it. It
+            runs as Python, so it must be your own.
         score_thr: Detections with a lower score are left out. By default the threshold that the checkpoint recommends,
             the one of best F1 on its validation set, or 0.3 if it recommends none. The config's own threshold
             (``test_cfg.score_thr``, 0.05 as a rule) stays.
@@ -89,6 +91,10 @@ class Detector:
                              'gfl_plugin.GFLHead does, and it loads the checkpoints of mmdet.GFLHead')
         head.test_cfg.update(uncertainty=uncertainty, distributions=distributions)
         require_distributions(head.box, head.test_cfg)
+        if self.calibration and self.score_thr < self.calibration.score_thr:
+            warnings.warn(f'The intervals are calibrated for scores of at least {self.calibration.score_thr:.2f}, and '
+                          f'this detector gives scores from {self.score_thr:.2f} on. Calibrate it for these (calibrate '
+                          '--score-thr)')
 
     def __call__(self, images: Any, rgb: bool = False, score_thr: Optional[float] = None) -> List[Result]:
         """Detect objects in images.
