@@ -142,7 +142,7 @@ def test_80_classes_without_names_are_those_of_coco(path, tmp_path):
 
 def test_a_config_replaces_the_card_but_keeps_what_was_measured(path, tmp_path):
     config = small_config()
-    calibration = Calibration(0.9, 1.0, 1.5, 3.0, 4.0, 1.0, 90, 30).to_dict()
+    calibration = Calibration(0.9, 1.0, 1.5, 3.0, 4.0, 1.0, 90, 30, 0.0).to_dict()
     card = describe(config, NAMES, 0.25)._replace(calibration=calibration)
     save(path, config, **{KEY: card.to_text()})
     config.merge_from_dict({'model.test_cfg.score_thr': 0.125})
