@@ -5,6 +5,7 @@
     python tools/benchmark.py train --batch 2      whole training steps of a config with either head
     python tools/benchmark.py train FAST --against stock --device cuda     against MMDetection as it comes
     python tools/benchmark.py infer --batch 1      inference from images to boxes
+    python tools/benchmark.py detect CHECKPOINT    gfl_plugin.Detector against its network alone
     python tools/benchmark.py eval                 COCO's metric by faster-coco-eval and by pycocotools
 """
 import arguments
@@ -31,6 +32,8 @@ def parse_options():
                                  help="MMDetection's head in the same setting, or in MMDetection's own: fp32 "
                                  "(convolutions in TF32, PyTorch's default), or its AMP (fp16)")
         command.set_defaults(data_root=None, launcher='none', no_pretrained=True)
+    command = commands.add_parser('detect', parents=[shared])
+    command.add_argument('checkpoint', help='checkpoint that carries its config')
     command = commands.add_parser('eval', parents=[shared])
     command.add_argument('--images', type=int, default=5000)
     return parser.parse_args()

@@ -5,7 +5,7 @@ from typing import Dict, List
 import torch
 from mmengine.registry import init_default_scope
 
-from ..benchmark import evaluation, head, machine, models
+from ..benchmark import detector, evaluation, head, machine, models
 from ..benchmark.timing import Row, table
 from ..errors import SetupError
 from .config import Options, load_config
@@ -37,6 +37,8 @@ def benchmark(options: Options) -> Dict[str, object]:
 def _measure(options: Options) -> List[Row]:
     if options.command == 'eval':
         return evaluation.compare_evaluation(options.images, options.rounds)
+    if options.command == 'detect':
+        return detector.compare_detector(options.checkpoint, options.device, options.rounds)
     shared = dict(device=options.device, batch=options.batch, size=tuple(options.size), rounds=options.rounds,
                   amp=options.amp)
     if options.command == 'head':

@@ -417,6 +417,11 @@ def test_mistakes_of_the_command(best, trained, tmp_path):
             Detector(best, device='cpu', score_thr=score)
 
 
+def test_the_benchmark_times_the_detector_and_its_network(best):
+    rows = engine.benchmark(parse('benchmark', 'detect', best, '--rounds', '1'))['rows']
+    assert [row['unit'] for row in rows] == ['ms', 'ms'] and all(row['ours'] > 0 < row['theirs'] for row in rows)
+
+
 # ---- folding ----
 
 class Block(nn.Module):
