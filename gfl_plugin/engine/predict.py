@@ -2,6 +2,7 @@
 import contextlib
 import csv
 import json
+import math
 import os
 import sys
 from collections import Counter
@@ -193,7 +194,8 @@ def _writing(folder: str, drawn: Sequence[Source], detector: Detector,
 
         def write(result: Result) -> None:
             numbers = [result.boxes, result.side_std, result.side_interval]
-            rows = np.hstack([array.reshape(len(result), -1) for array in numbers if array is not None])
+            rows = np.hstack([array.reshape(len(result), math.prod(array.shape[1:]))
+                              for array in numbers if array is not None])
             for name, score, row in zip(result.names, result.scores, rows):
                 table.writerow([result.source.name, name, f'{score:.4f}', *(f'{number:.2f}' for number in row)])
             if result.source.name in pictures:

@@ -307,6 +307,14 @@ def test_what_the_tool_writes(best, trained, tmp_path):
     assert rows[0]['name'] in layouts.CLASSES and float(rows[0]['right']) > float(rows[0]['left'])
 
 
+def test_an_image_without_detections(best, trained, tmp_path):
+    found = predict(best, trained / 'data/val2017', '--out', tmp_path, '--score-thr', 1, '--uncertainty')
+    assert '2 images, 0 objects' in found.text and found.failed == 0
+    assert (tmp_path / 'pictures/v.jpg').exists() and (tmp_path / 'sheet.jpg').exists()
+    assert len((tmp_path / 'detections.csv').read_text().splitlines()) == 1
+    assert json.loads((tmp_path / 'detections.json').read_text())['annotations'] == []
+
+
 def test_json_alone_writes_no_file(best, trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = predict(best, trained / 'data/val2017', '--json', '--score-thr', 0)
