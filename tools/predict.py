@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Detect objects in images. Exit status 1 means that some inputs could not be read.
 
-    python tools/predict.py work_dirs/gfl_lite0_fpn/best_coco_bbox_mAP_epoch_20.pth my/photos
+    python tools/predict.py work_dirs/gfl_lite0_fpn/best_coco_bbox_mAP_epoch_24.pth my/photos
     python tools/predict.py best.pth photo.jpg 'more/*.png' --out found --score-thr 0.4
     python tools/predict.py best.pth photo.jpg --json > found.json
 """

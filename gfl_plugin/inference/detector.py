@@ -35,7 +35,7 @@ class Detector:
 
     .. code-block:: python
 
-        detector = gfl_plugin.Detector('work_dirs/gfl_lite0_fpn/best_coco_bbox_mAP_epoch_20.pth')
+        detector = gfl_plugin.Detector('work_dirs/gfl_lite0_fpn/best_coco_bbox_mAP_epoch_24.pth')
         for result in detector('photos/'):
             print(result.path, result.names, result.scores, result.boxes)
 
