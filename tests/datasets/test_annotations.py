@@ -87,7 +87,7 @@ def test_a_malformed_entry_is_named(tmp_path, kind):
         del whole[section][place][key]
     else:
         whole[section][place][key] = value
-    assert 'check_dataset' in refuse(write_set(tmp_path, changes=whole), said), \
+    assert 'gfl check' in refuse(write_set(tmp_path, changes=whole), said), \
         'the error should name the tool that lists all problems'
     assert len(list(find_malformed(whole))) == 1, 'the fault should be found once, and nothing else should be reported'
 
