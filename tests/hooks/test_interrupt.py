@@ -32,7 +32,15 @@ def hook():
     hook.restore()
 
 
-def test_a_lost_terminal_asks_a_run_to_end(hook):
+@pytest.fixture
+def terminal():
+    """What a terminal's signal does by default, also where nohup started the tests."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+def test_a_lost_terminal_asks_a_run_to_end(hook, terminal):
     hook.before_train(runner())
     assert signal.getsignal(signal.SIGHUP) == hook._receive, 'it would end the process'
     os.kill(os.getpid(), signal.SIGHUP)
