@@ -2,6 +2,7 @@
 import importlib
 import re
 import shutil
+import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -66,6 +67,15 @@ def test_every_tool_is_a_command(gfl, monkeypatch):
         monkeypatch.setattr(sys, 'argv', ['/usr/bin/gfl', command, '--option'])
         gfl.main()
     assert called == [(file.stem, [f'gfl {command}', '--option']) for command, file in commands.items()]
+
+
+def test_the_help_of_a_command_names_the_command(gfl):
+    """It is the help of the file in tools/, whose examples start that file."""
+    for command, file in gfl.find_commands().items():
+        answer = subprocess.run([sys.executable, '-S', str(ROOT / 'tools'), command, '--help'], capture_output=True,
+                                text=True)
+        assert answer.returncode == 0 and f'usage: gfl {command}' in answer.stdout, answer.stderr
+        assert 'tools/' not in answer.stdout, file.name
 
 
 @pytest.mark.parametrize('name, advice', [('chekc', 'Did you mean gfl check?'), ('xyz', 'There are analyze, ')])

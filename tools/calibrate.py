@@ -6,13 +6,11 @@
 The detector must not have trained on the images. A random half of them fits the intervals, and the other half measures
 them.
 """
-import argparse
-
 import arguments
 
 
 def parse_options():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments.Parser(description=__doc__)
     parser.add_argument('checkpoint', help='checkpoint file; its card gets the calibration')
     arguments.add_data(parser, required=True)
     parser.add_argument('--split', choices=['train', 'val', 'test'],
@@ -20,23 +18,18 @@ def parse_options():
                         'have chosen the best checkpoint)')
     parser.add_argument('--coverage', type=float, default=0.9, metavar='SHARE',
                         help='share of the true sides that should lie in their intervals (default: 0.9)')
-    parser.add_argument('--score-thr', type=float, metavar='SCORE',
-                        help='leave out detections with a lower score (default: what the checkpoint recommends)')
+    arguments.add_detector(parser)
     parser.add_argument('--halves', type=arguments.positive, metavar='TIMES',
                         help='also report the means over so many random halves')
     parser.add_argument('--seed', type=int, default=0, help='of the half that fits (default: 0)')
     parser.add_argument('--out', metavar='FOLDER', help='where calibration.json and reliability.png go (default: '
                         'work_dirs/calibrate, or a new folder beside it)')
     parser.add_argument('--no-store', dest='store', action='store_false', help='leave the checkpoint as it is')
-    parser.add_argument('--config', metavar='FILE', help='the config of a checkpoint that does not carry its own')
-    parser.add_argument('--device', default='auto', help='such as cpu or cuda:1 (default: a GPU if there is one)')
-    parser.add_argument('--trust-checkpoint', action='store_true',
-                        help='load the checkpoint with full pickle: the file can then run any code on this machine')
     return parser.parse_args()
 
 
 def main():
-    print(arguments.run('calibrate', parse_options()).text)
+    arguments.show(arguments.run('calibrate', parse_options()).text)
 
 
 if __name__ == '__main__':

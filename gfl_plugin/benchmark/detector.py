@@ -20,7 +20,7 @@ def compare_detector(checkpoint: str, device: str, rounds: int) -> List[Row]:
 
 def _compare(detector: Detector, image: np.ndarray, name: str, rounds: int) -> Row:
     source, = find_images(image)
-    prepared = detector._prepare(source)
+    prepared = detector.prepare(source)
     batch = detector.model.data_preprocessor(dict(inputs=[prepared.pixels], data_samples=[prepared.sample]))
 
     @torch.inference_mode()

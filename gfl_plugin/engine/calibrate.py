@@ -20,7 +20,7 @@ from ..evaluation.matching import match_detections
 from ..inference import Detector, Result
 from .config import Options
 from .recipe import VAL_SHARE
-from .run_folders import numbered
+from .run_folders import make_output_folder
 
 FOLDER = os.path.join('work_dirs', 'calibrate')
 MOST_DOUBTFUL = 5  # images that the summary names; the report lists all
@@ -61,11 +61,11 @@ def calibrate(options: Options) -> Calibrated:
     warning = find_training_images(detector.card, split, data.root)
     matched, labels, doubts = match_split(detector, split)
     fitting = conformal.first_half(matched.image, options.seed)
-    score_thr = min(max(float(detector.score_thr), 0.0), 1.0)
-    calibration = conformal.fit(matched.select(fitting), options.coverage, score_thr)
+    calibration = conformal.fit(matched.select(fitting), options.coverage, detector.score_thr)
     report = conformal.evaluate(calibration, matched.select(~fitting), labels[~fitting], detector.classes)
     content = dict(
-        checkpoint=options.checkpoint, data=os.path.abspath(options.data), split=split_name, score_thr=score_thr,
+        checkpoint=options.checkpoint, data=os.path.abspath(options.data), split=split_name,
+        score_thr=detector.score_thr,
         calibration=calibration.to_dict(), measured=report, warnings=[warning] if warning else [],
         reliability=conformal.reliability(matched.select(fitting), matched.select(~fitting)),
         halves=repeat_halves(matched, options.coverage, options.halves) if options.halves else None,
@@ -280,14 +280,12 @@ def store(checkpoint: str, card: Card, trust: bool) -> None:
 
 def write_report(content: Dict[str, Any], folder: Optional[str]) -> str:
     """Write the numbers as JSON, and the reliability as a figure."""
-    if folder is None:
-        folder = next(free for free in numbered(FOLDER) if not os.path.exists(free))
     try:
-        os.makedirs(folder, exist_ok=True)
+        folder = make_output_folder(folder, FOLDER)
         files.write_text(os.path.join(folder, 'calibration.json'), json.dumps(content, indent=1, ensure_ascii=False))
         draw_reliability(content, os.path.join(folder, 'reliability.png'))
     except OSError as error:
-        raise SetupError(_explain_report(folder, error)) from error
+        raise SetupError(_explain_report(folder or FOLDER, error)) from error
     return folder
 
 

@@ -19,7 +19,7 @@ from ..inference.images import Source, find_images
 from ..visualization.files import name_pictures, write_picture
 from ..visualization.gallery import lay_out
 from .config import Options
-from .run_folders import numbered
+from .run_folders import make_output_folder
 
 FOLDER = os.path.join('work_dirs', 'predict')
 PICTURES, SHEET, COCO, TABLE = 'pictures', 'sheet.jpg', 'detections.json', 'detections.csv'
@@ -57,7 +57,7 @@ def predict(options: Options) -> Predicted:
     content = dict(checkpoint=options.checkpoint, score_thr=detector.score_thr, classes=list(detector.classes),
                    images=[], errors=[])
     with contextlib.ExitStack() as stack, _explaining_the_output(options.out or FOLDER):
-        folder = make_folder(options.out) if options.out or not options.json else None
+        folder = make_output_folder(options.out, FOLDER) if options.out or not options.json else None
         drawn = sources if options.pictures else []
         write = stack.enter_context(_writing(folder, drawn, detector, options.uncertainty)) if folder else None
         bar = stack.enter_context(tqdm(total=len(sources), unit='image', disable=None, file=sys.stderr))
@@ -81,7 +81,7 @@ def predict(options: Options) -> Predicted:
 
 
 def describe(result: Result) -> Dict[str, Any]:
-    """The detections of one image for a program that knows no ids."""
+    """The detections of one image as plain data, with the names of classes instead of their ids."""
     width, height = result.size
     found = [dict(name=name, score=float(score), box=box)
              for name, score, box in zip(result.names, result.scores, result.boxes.tolist())]
@@ -206,19 +206,6 @@ def _writing(folder: str, drawn: Sequence[Source], detector: Detector,
         yield write
     if len(tiles) > 1:
         write_picture(os.path.join(folder, SHEET), lay_out(tiles, SHEET_COLUMNS))
-
-
-def make_folder(asked: Optional[str]) -> str:
-    """Make the folder for the output: the one that the user names, or ``work_dirs/predict``, or else ``predict-2``."""
-    if asked:
-        os.makedirs(asked, exist_ok=True)
-        return asked
-    os.makedirs(os.path.dirname(FOLDER), exist_ok=True)
-    for folder in numbered(FOLDER):
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(folder)
-            return folder
-    raise AssertionError('numbered() never ends')
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ import itertools
 import os
 import re
 import socket
-from typing import Iterator
+from typing import Iterator, Optional
 
 from mmengine.config import Config
 from mmengine.dist import is_main_process
@@ -52,6 +52,27 @@ def numbered(base: str) -> Iterator[str]:
     yield base
     for number in itertools.count(2):
         yield f'{base}-{number}'
+
+
+def make_output_folder(asked: Optional[str], default: str) -> str:
+    """Make the folder for the output of a tool: the one that the user names, or ``default``, or else ``default-2``.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    if asked:
+        os.makedirs(asked, exist_ok=True)
+        return asked
+    return next(folder for folder in numbered(default) if _make_new(folder))
+
+
+def _make_new(folder: str) -> bool:
+    """Make a folder and return True, unless it exists."""
+    try:
+        os.makedirs(folder)
+        return True
+    except FileExistsError:
+        return False
 
 
 def _latest(base: str) -> str:

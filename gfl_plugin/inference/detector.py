@@ -63,8 +63,8 @@ class Detector:
         model: MMDetection's model, in evaluation mode.
 
     Raises:
-        SetupError: There is no such checkpoint or device, the file is damaged, or it does not carry its config. Or the
-            model is asked for distributions, and predicts none.
+        SetupError: There is no such checkpoint or device, the file is damaged, or it does not carry its config. Or
+            distributions are asked for, and the model predicts none.
         UnsafeCheckpointError: The checkpoint asks for more than data.
     """
 
@@ -116,10 +116,10 @@ class Detector:
 
     def stream(self, images: Any, rgb: bool = False, score_thr: Optional[float] = None,
                on_error: Optional[Callable[[ImageError], None]] = None) -> Iterator[Result]:
-        """As a call of the detector, but one result after the other, so that any number of images fits the memory.
+        """Like a call, but give one result after the other, so that any number of images fits in memory.
 
         Args:
-            images, rgb, score_thr: As there.
+            images, rgb, score_thr: As for a call.
             on_error: Is called with the error of each image that cannot be read; the others go on. Without it, the
                 first such error is raised.
         """
@@ -127,7 +127,7 @@ class Detector:
         waiting: List[Prepared] = []
         for source in find_images(images, rgb):
             try:
-                waiting.append(self._prepare(source))
+                waiting.append(self.prepare(source))
             except ImageError as error:
                 if on_error is None:
                     raise
@@ -137,7 +137,12 @@ class Detector:
                 waiting = []
         yield from self._detect(waiting, lowest)
 
-    def _prepare(self, source: Source) -> Prepared:
+    def prepare(self, source: Source) -> Prepared:
+        """Read an image and bring it to the size of the network's input.
+
+        Raises:
+            ImageError: The image cannot be read or resized.
+        """
         image = read_image(source)
         data: Dict[str, Any] = dict(img=image, img_shape=image.shape[:2], ori_shape=image.shape[:2])
         try:

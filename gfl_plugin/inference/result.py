@@ -69,7 +69,7 @@ class Result:
     def side_interval(self) -> Optional[np.ndarray]:
         """(N, 4, 2) lower and upper end of an interval for each side, pixels; None without ``tools/calibrate.py``.
 
-        See :mod:`gfl_plugin.conformal` for what they promise.
+        See :mod:`gfl_plugin.conformal` for what the intervals promise.
         """
         return self._intervals(whole_box=False)
 
