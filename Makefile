@@ -11,7 +11,7 @@ env: $(ENV)/.installed
 # Both stacks install the desktop build of OpenCV, which needs libGL. The headless build comes last and overwrites it.
 $(ENV)/.installed: pyproject.toml constraints.txt constraints-torch.txt
 	$(PYTHON) -m venv $(ENV)
-	$(ENV)/bin/pip install --disable-pip-version-check -q $(PINS) -e ".[$(STACK),test,analysis]"
+	$(ENV)/bin/pip install --disable-pip-version-check -q $(PINS) -e ".[$(STACK),test,analysis,export]"
 	$(ENV)/bin/pip uninstall -q -y opencv-python opencv-python-headless
 	$(ENV)/bin/pip install --disable-pip-version-check -q --no-deps $(PINS) opencv-python-headless
 	@touch $@
