@@ -69,6 +69,15 @@ def test_every_tool_is_a_command(gfl, monkeypatch):
     assert called == [(file.stem, [f'gfl {command}', '--option']) for command, file in commands.items()]
 
 
+@pytest.mark.parametrize('arguments', [(), ('configs', )])
+def test_the_reader_of_a_pipe_may_go(arguments):
+    """``gfl | head -1`` prints no traceback."""
+    process = subprocess.Popen([sys.executable, str(ROOT / 'tools'), *arguments], stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    assert (process.stderr.read(), process.wait()) == ('', 0)
+
+
 def test_the_help_of_a_command_names_the_command(gfl):
     """It is the help of the file in tools/, whose examples start that file."""
     for command, file in gfl.find_commands().items():

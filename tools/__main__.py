@@ -20,11 +20,11 @@ NO_COMMANDS = ('__init__', '__main__', 'arguments', 'launch')
 def main() -> None:
     """Run the command that the command line names, or list all commands."""
     commands, (name, *rest) = find_commands(), sys.argv[1:] or ['--help']
+    sys.path.insert(0, str(FOLDER))  # as Python does for a script: a tool imports the files beside it
     if name in ('-h', '--help'):
-        print(describe(commands))
+        importlib.import_module('arguments').show(describe(commands))
     elif name in commands:
         sys.argv = [f'gfl {name}', *rest]  # the name of the program in its help and its messages
-        sys.path.insert(0, str(FOLDER))  # as Python does for a script: a tool imports the files beside it
         importlib.import_module(commands[name].stem).main()
     else:
         nearest = difflib.get_close_matches(name, commands, n=1, cutoff=0.5)

@@ -48,7 +48,7 @@ def parse_options():
 
 
 def main():
-    print(arguments.run('analyze', parse_options()))
+    arguments.show(arguments.run('analyze', parse_options()))
 
 
 if __name__ == '__main__':

@@ -41,7 +41,7 @@ def parse_options():
 
 def main():
     found = arguments.run('check_dataset', parse_options())
-    print(found.text)
+    arguments.show(found.text)
     sys.exit(int(found.suffers))
 
 

@@ -11,7 +11,7 @@ def parse_options():
 
 
 def main():
-    print(arguments.run('configs', parse_options()))
+    arguments.show(arguments.run('configs', parse_options()))
 
 
 if __name__ == '__main__':

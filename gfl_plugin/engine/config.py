@@ -210,7 +210,13 @@ def _start_from(config: Config, weights: str, settings: Collection[str]) -> None
 
 def _drop_pretrained(node: ConfigDict) -> None:
     init = node.get('init_cfg')
-    if isinstance(init, dict) and init.get('type') == 'Pretrained':
+    if isinstance(init, (list, tuple)):
+        node['init_cfg'] = [one for one in init if not _is_pretrained(one)]
+    elif _is_pretrained(init):
         node['init_cfg'] = None
-    if node.get('pretrained'):  # of gfl_plugin.TIMMBackbone
-        node['pretrained'] = False
+    if node.get('pretrained'):  # of gfl_plugin.TIMMBackbone, and the older name of MMDetection's backbones
+        node['pretrained'] = None
+
+
+def _is_pretrained(init: Any) -> bool:
+    return isinstance(init, dict) and init.get('type') == 'Pretrained'

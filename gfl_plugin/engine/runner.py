@@ -96,7 +96,8 @@ class Runner(MMEngineRunner):
             super().load_or_resume()
             return
         is_training = isinstance(self._train_loop, BaseLoop)  # a test has built none
-        advice = (f'{FROM_SCRATCH}; without a network, {ELSEWHERE} by --weights' if is_training else
+        starts = is_training and not self._resume
+        advice = (f'{FROM_SCRATCH}; without a network, {ELSEWHERE} by --weights' if starts else
                   f'Without a network, {ELSEWHERE} instead')
         with downloading(self._load_from, advice):
             super().load_or_resume()

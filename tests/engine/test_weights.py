@@ -89,6 +89,17 @@ def test_none_needs_no_package(tmp_path):
     assert not load('--weights', 'none', config=str(file)).model.backbone.pretrained
 
 
+def test_none_drops_the_weights_of_mmdetections_backbones_in_both_spellings(tmp_path):
+    """MMDetection's ResNet refuses a ``pretrained`` that is neither a name nor None."""
+    file = tmp_path / 'mine.py'
+    file.write_text(f"_base_ = {COCO!r}\nmodel = dict(backbone=dict(init_cfg=None, pretrained='torchvision://resnet50'),"
+                    "neck=dict(init_cfg=[dict(type='Xavier', layer='Conv2d'), dict(type='Pretrained', "
+                    "checkpoint='https://weights.invalid/neck.pth')]))\n")
+    model = load('--weights', 'none', config=str(file)).model
+    assert MODELS.build(model.backbone).init_cfg[0]['type'] == 'Kaiming'
+    assert [init['type'] for init in model.neck.init_cfg] == ['Xavier']
+
+
 def test_the_two_options_exclude_each_other(capsys):
     with pytest.raises(SystemExit):
         parse('train', COCO, '--weights', 'mine.pth', '--no-pretrained')
@@ -123,6 +134,17 @@ def test_a_download_that_fails_is_a_sentence(tmp_path, monkeypatch):
     with pytest.raises(SetupError, match='gfl_r50.*pth cannot be downloaded .Name or service.*--weights none.*file'):
         engine.train(on_shapes('train', tmp_path / 'data', '--work-dir', str(tmp_path / 'run'), '--weights',
                                'gfl_r50_fpn_1x_coco'))
+
+
+def test_a_checkpoint_to_resume_that_cannot_be_downloaded_names_no_weights(tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise urllib.error.URLError('Name or service not known')
+
+    monkeypatch.setattr(DOWNLOAD, fail)
+    with pytest.raises(SetupError, match='epoch_3.pth cannot be downloaded .Name or service') as caught:
+        engine.train(on_shapes('train', tmp_path / 'data', '--work-dir', str(tmp_path / 'run'), '--resume',
+                               'https://weights.invalid/epoch_3.pth'))
+    assert '--weights' not in str(caught.value)
 
 
 def test_a_test_that_cannot_download_names_no_option_of_the_training(tmp_path, monkeypatch):
