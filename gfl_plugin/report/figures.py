@@ -1,5 +1,6 @@
 """The charts of a report, as Plotly's figures."""
 import json
+import math
 from typing import Any, Dict, List, Optional
 
 from ..analysis import charts
@@ -41,16 +42,16 @@ def _ap(val: Optional[Dict[str, Any]]) -> Optional[Panel]:
     if not val or not val['epoch']:
         return None
     names = dict(mAP='AP', mAP_50='AP50', mAP_75='AP75')
-    layers = [Layer('line', val['epoch'], val[key], name, color) for color, (key, name) in enumerate(names.items())
-              if val.get(key)]
-    return Panel('', 'epoch', 'AP', layers, y_range=(0, 1))
+    layers = [Layer('line', val['epoch'], _finite(val[key]), name, color)
+              for color, (key, name) in enumerate(names.items())]
+    return Panel('', val['unit'], 'AP', layers, y_range=(0, 1))
 
 
 def _loss(loss: Optional[Dict[str, Any]], val_loss: Optional[Dict[str, Any]]) -> Optional[Panel]:
     if not loss or not loss['iteration']:
         return None
     keys = [key for key in loss if key not in ('iteration', 'epoch')]
-    layers = [Layer('line', loss['iteration'], loss[key], 'sum of the losses' if key == 'loss' else key, color)
+    layers = [Layer('line', loss['iteration'], _finite(loss[key]), 'sum of the losses' if key == 'loss' else key, color)
               for color, key in enumerate(keys)]
     return Panel('', 'iteration', 'training loss', layers)
 
@@ -58,12 +59,12 @@ def _loss(loss: Optional[Dict[str, Any]], val_loss: Optional[Dict[str, Any]]) ->
 def _learning_rate(lr: Optional[Dict[str, Any]]) -> Optional[Panel]:
     if not lr or not lr['iteration']:
         return None
-    return Panel('', 'iteration', 'learning rate', [Layer('line', lr['iteration'], lr['lr'], 'learning rate')])
+    return Panel('', 'iteration', 'learning rate', [Layer('line', lr['iteration'], _finite(lr['lr']), 'learning rate')])
 
 
 def _precision_recall(content: Dict[str, Any]) -> Optional[Panel]:
     curves = content['precision_recall']
-    if not curves or not curves['mean']:
+    if not curves or None in curves['mean']:
         return None
     names = [entry['name'] for entry in content['classes']]
     layers = [Layer('line', curves['recall'], values, names[int(index)], color + 1)
@@ -95,3 +96,8 @@ def _spread(uncertainty: Optional[Dict[str, Any]]) -> Optional[Panel]:
 
 def _column(bins: List[Dict[str, float]], key: str) -> List[float]:
     return [entry[key] for entry in bins]
+
+
+def _finite(values: List[Optional[float]]) -> List[float]:
+    """A curve with gaps in the place of values that are missing."""
+    return [math.nan if value is None else value for value in values]

@@ -20,6 +20,7 @@ def make_content(names: Sequence[str] = ('circle', 'square', 'triangle'), images
         about=dict(checkpoint='work_dirs/shapes/best.pth', run='work_dirs/shapes', config='gfl_r18_fpn_shapes',
                    classes=list(names), trained_on=dict(type='ShapesDataset', data='data/shapes', split='train'),
                    data='data/shapes', split='val', images=300, objects=1234, score_thr=0.35, epochs=12,
+                   trained_with=dict(gfl_plugin='0.1.0', torch='2.13.0', date='2026-11-24T10:00:00+00:00'),
                    parameters=19_400_000),
         metrics=dict(mAP=0.734, mAP_50=0.869, mAP_75=0.801, mAP_s=None, mAP_m=0.55, mAP_l=0.76, AR_100=0.79),
         verdict=dict(kind='improving', sentence='AP was still rising when the training ended.',
@@ -36,6 +37,7 @@ def make_content(names: Sequence[str] = ('circle', 'square', 'triangle'), images
         uncertainty=_uncertainty(rng) if spread else None,
         images=[_image(f'picture_{i}.jpg', names, found, size, rng, spread) for i in range(images)],
         worst=list(range(images)), doubtful=list(range(images))[::-1] if spread else [],
+        rules=dict(worst='The images with the most errors', doubtful='The images with the largest doubt'),
         notes=['The curves are thinned to 1000 points.'])
 
 
@@ -45,9 +47,9 @@ def _training() -> dict:
             dict(loss=2.0, loss_cls=1.0, loss_bbox=0.7, loss_dfl=0.3).items()}
     return dict(loss=dict(iteration=steps.tolist(), epoch=(steps // 250).tolist(), **loss),
                 lr=dict(iteration=steps.tolist(), lr=(1e-3 * np.cos(steps / 2000)**2).tolist()),
-                val=dict(epoch=list(range(1, 13)), **{key: _numbers(top * (1 - np.exp(-np.arange(1, 13) / 4)))
+                val=dict(unit='epoch', epoch=list(range(1, 13)), **{key: _numbers(top * (1 - np.exp(-np.arange(1, 13) / 4)))
                                                       for key, top in dict(mAP=0.77, mAP_50=0.9, mAP_75=0.84).items()}),
-                val_loss=None)
+                val_loss=None, thinning=None)
 
 
 def _confusion(names: Sequence[str], rng: np.random.Generator) -> dict:
@@ -60,12 +62,13 @@ def _quality(rng: np.random.Generator) -> dict:
     score = rng.random(300)
     iou = (score + rng.normal(0, 0.1, 300)).clip(0, 1)
     return dict(bins=[dict(score=x, iou=x * 0.95, count=30) for x in (0.05, 0.25, 0.45, 0.65, 0.85)],
-                sample=dict(score=_numbers(score), iou=_numbers(iou)), rank_correlation=0.83)
+                sample=dict(score=_numbers(score), iou=_numbers(iou)), rank_correlation=0.83, definition='All detections')
 
 
 def _uncertainty(rng: np.random.Generator) -> dict:
     std = rng.gamma(2, 2, 300)
-    return dict(bins=[dict(std=x, error=x * 0.8, count=60) for x in (1.0, 2.0, 4.0, 8.0)],
+    return dict(rank_correlation=0.6, definition='The sides of the correct detections',
+                bins=[dict(std=x, error=x * 0.8, count=60) for x in (1.0, 2.0, 4.0, 8.0)],
                 sample=dict(std=_numbers(std), error=_numbers(np.abs(rng.normal(0, std)))),
                 calibration=dict(coverage=0.9, sides=dict(coverage=0.905, count=3600), boxes=dict(coverage=0.91, count=900),
                                  note='These are not the images that the calibration was fitted on.'))
