@@ -1,0 +1,1 @@
+"""A page about a trained detector: :mod:`content` computes what it shows."""
