@@ -235,19 +235,19 @@ def check_outputs(options: Options) -> None:
     """
     folder = options.out or FOLDER
     try:
-        _try_to_write(folder)
+        try_to_write(folder)
     except OSError as error:
         raise SetupError(_explain_report(folder, error)) from error
     if options.store:
         _refuse_url(options.checkpoint)
         try:
-            _try_to_write(os.path.dirname(os.path.abspath(options.checkpoint)))
+            try_to_write(os.path.dirname(os.path.abspath(options.checkpoint)))
         except OSError as error:
             raise SetupError(f'The folder of {options.checkpoint} cannot be written to ({error.strerror}). Copy the '
                              'checkpoint elsewhere, or leave it as it is by --no-store') from error
 
 
-def _try_to_write(folder: str) -> None:
+def try_to_write(folder: str) -> None:
     """Write a temporary file to a folder, or to the nearest folder around it that exists."""
     folder = os.path.abspath(folder)
     while not os.path.lexists(folder):

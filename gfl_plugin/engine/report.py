@@ -1,6 +1,7 @@
 """Write a page about a trained detector: from a run or a checkpoint to the numbers, and from them to the page."""
 import ast
 import contextlib
+import errno
 import glob
 import importlib.util
 import os
@@ -14,7 +15,7 @@ from ..datasets.folder import read_data, read_split
 from ..datasets.layouts import Split
 from ..errors import SetupError
 from ..inference import Detector
-from .calibrate import find_labels, find_training_images, read_located
+from .calibrate import find_labels, find_training_images, read_located, try_to_write
 from .config import Options
 from .recipe import VAL_SHARE
 from .start import existing_file, newest_whole
@@ -57,10 +58,10 @@ def report(options: Options) -> str:
                          'pip install -c constraints.txt -e ".[analysis]"')
     found = find_checkpoint(options.run)
     path = options.out or os.path.join(found.run or _folder_of(found.checkpoint), FILE)
-    with _explaining(path):
-        os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-        with open(path, 'a'):  # before all detection; what is there stays
-            pass
+    with _explaining(path):  # before all detection
+        try_to_write(os.path.dirname(os.path.abspath(path)))
+        if os.path.isdir(path):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     from ..report.content import Subject, read_report
     from ..report.page import write_page
     # Batches of one and the network as it is: so the metrics are those of tools/test.py to the digit.
@@ -72,6 +73,7 @@ def report(options: Options) -> str:
         found.checkpoint, found.run, _name_config(options, found), *images,
         find_labels(images.split.content['categories'], detector.classes), [f'{shared}.'] if shared else []))
     with _explaining(path):
+        os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
         write_page(content, path)
     return '\n'.join([content['verdict']['sentence'], *content['notes'], f'Written: {path}'])
 

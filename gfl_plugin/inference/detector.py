@@ -91,7 +91,8 @@ class Detector:
         """
         head = getattr(self.model, 'bbox_head', None)
         if not isinstance(head, GFLHead):
-            raise SetupError(f'{type(head).__name__} does not hand out how far each side can be trusted: '
+            name = type(self.model if head is None else head).__name__
+            raise SetupError(f'{name} does not hand out how far each side can be trusted: '
                              'gfl_plugin.GFLHead does, and it loads the checkpoints of mmdet.GFLHead')
         require_distributions(head.box, dict(uncertainty=uncertainty, distributions=distributions))
         head.test_cfg.update(uncertainty=uncertainty, distributions=distributions)

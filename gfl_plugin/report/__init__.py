@@ -1,1 +1,1 @@
-"""A page about a trained detector: :mod:`content` computes what it shows."""
+"""A report on a detector: what it learned, where it fails, and which of its boxes can be trusted."""

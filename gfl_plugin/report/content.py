@@ -120,8 +120,8 @@ def _ask_for_distributions(detector: Detector) -> List[str]:
     try:
         detector.ask_for_distributions()
     except SetupError:
-        return ['This model does not predict how far each side of a box can be trusted, so the page shows no spreads '
-                'and no distributions.']
+        return ['This detector does not say how far each side of a box can be trusted, so the page shows no spreads '
+                'and no distributions. gfl_plugin.GFLHead says it, unless its box is DiracDelta.']
     return []
 
 
