@@ -145,8 +145,12 @@ def detect(data, path, work_dir):
     load_model(str(path))
 
 
+def report(data, path, work_dir):
+    engine.report(parse('report', str(path), '--out', f'{work_dir}.html'))
+
+
 DOORS = (resume, resume_what_the_folder_names, load_from, pretrained, evaluate, study, infer, infer_without_config,
-         detect)
+         detect, report)
 # Each kind by two doors, and each door with two kinds; the others take a minute.
 ALL = [pytest.param(door, kind, marks=() if door in (resume, detect) or kind in KINDS[:2] else pytest.mark.soak)
        for kind in KINDS for door in DOORS]
