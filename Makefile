@@ -16,7 +16,7 @@ $(ENV)/.installed: pyproject.toml constraints.txt constraints-torch.txt
 	$(ENV)/bin/pip install --disable-pip-version-check -q --no-deps $(PINS) opencv-python-headless
 	@touch $@
 
-# Train on generated images of shapes, evaluate, save pictures. The last lines print the AP and where the pictures are.
+# Train on generated images of shapes, evaluate, write a report and pictures. The last lines print the AP and where they are.
 demo: env
 	$(RUN) tools/demo.py
 

@@ -81,7 +81,7 @@ def describe(config: dict, classes: Sequence[str], score_thr: Optional[float] = 
         raise SetupError('the config has no model')
     return Card(model=_strip(config['model']), pipeline=_preparation(config), classes=[str(name) for name in classes],
                 score_thr=None if score_thr is None else float(score_thr), trained_on=trained_on,
-                versions=_versions())
+                versions=installed_versions())
 
 
 def read_card(checkpoint: dict, source: str) -> Optional[Card]:
@@ -103,13 +103,18 @@ def read_card(checkpoint: dict, source: str) -> Optional[Card]:
 
 
 def training_data(config: dict) -> Optional[dict]:
-    """Say where the training images of a config are: the type of the data set, and the arguments that find them.
+    """Say where the training images of a config are. See :func:`locate_data`."""
+    return locate_data(config.get('train_dataloader'))
+
+
+def locate_data(loader: Optional[dict]) -> Optional[dict]:
+    """Say where the images of a loader's config are: the type of the data set, and the arguments that find them.
 
     Returns:
         ``data`` is the absolute path of the folder or of the annotation file. Other keys depend on the type. None if
         the data set is of an unknown kind.
     """
-    dataset = _innermost(config.get('train_dataloader'))
+    dataset = _innermost(loader)
     kind = str(getattr(dataset.get('type'), '__name__', dataset.get('type')))
     if kind.endswith('FolderDataset'):
         found = dict(data=_absolute(dataset['path']), split=dataset['split'], val_share=dataset.get('val_share', 0.2))
@@ -165,7 +170,8 @@ def _absolute(*parts: str) -> str:
     return path if '://' in path else os.path.abspath(os.path.expanduser(path))
 
 
-def _versions() -> Dict[str, str]:
+def installed_versions() -> Dict[str, str]:
+    """The releases that are installed here, and the date."""
     return dict(gfl_plugin=__version__, torch=str(torch.__version__), mmdet=mmdet.__version__,
                 mmengine=mmengine.__version__, python=platform.python_version(),
                 date=datetime.datetime.now().astimezone().isoformat(timespec='seconds'))

@@ -1,6 +1,9 @@
 """Shared fixtures. Real images are used if GFL_TINY_COCO or --tiny-coco names a folder in COCO's layout."""
 import logging
 import os
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -56,3 +59,46 @@ def log(caplog):
     yield lambda: [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     logger.removeHandler(caplog.handler)
     logger.setLevel(level)
+
+
+CHROMIUM = ('--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
+            '--disable-component-update', '--disable-sync')
+
+
+@pytest.fixture(scope='session')
+def browser():
+    """A headless Chromium, by playwright's sync API."""
+    api = pytest.importorskip('playwright.sync_api', reason='needs playwright: pip install playwright')
+    program = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
+    if program is None:
+        pytest.skip('needs Chromium: apt-get install chromium')
+    with api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=program, args=list(CHROMIUM))
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def open_page(browser):
+    """A function that opens a file in a new window. The test fails at its end if the page did something it must not.
+
+    The page must write no error to the console, raise no exception, and send no request. ``trouble`` of the
+    function's result lists what it did; ``page`` is playwright's page.
+    """
+    opened = []
+
+    def open_file(path, width: int = 1440, dark: bool = False) -> SimpleNamespace:
+        context = browser.new_context(viewport=dict(width=width, height=900), color_scheme='dark' if dark else 'light')
+        page, trouble = context.new_page(), []
+        page.on('console', lambda said: trouble.append(said.text) if said.type == 'error' else None)
+        page.on('pageerror', lambda error: trouble.append(str(error)))
+        page.on('request', lambda sent: None if sent.url.split(':')[0] in ('file', 'data', 'blob', 'about')
+                else trouble.append(f'request of {sent.url}'))
+        opened.append((context, trouble))
+        page.goto(Path(path).resolve().as_uri(), wait_until='load')
+        return SimpleNamespace(page=page, trouble=trouble)
+
+    yield open_file
+    for context, _ in opened:
+        context.close()
+    assert not any(trouble for _, trouble in opened), [trouble for _, trouble in opened]

@@ -110,9 +110,10 @@ def wheel(tmp_path_factory):
     return root / 'installed'
 
 
-def test_a_wheel_has_the_configs_and_the_tools(wheel):
+def test_a_wheel_has_the_configs_the_tools_and_the_pages(wheel):
     def sources(folder: Path) -> Set[str]:
-        return {str(file.relative_to(folder)) for file in folder.rglob('*.py')}
+        return {str(file.relative_to(folder)) for file in folder.rglob('*')
+                if file.suffix in ('.py', '.html', '.css', '.js')}
 
     assert sources(wheel / 'gfl_plugin/.mim/configs') == sources(ROOT / 'configs')
     assert sources(wheel / 'gfl_tools') == sources(ROOT / 'tools')

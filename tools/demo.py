@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Train a small GFL detector on generated images of shapes, evaluate it, and save pictures of what it finds.
+"""Train a small GFL detector on generated images of shapes, evaluate it, and write a report and pictures.
 
     python tools/demo.py
 """

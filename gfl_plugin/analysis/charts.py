@@ -1,12 +1,26 @@
-"""Describe a figure once and draw it twice: as a PNG with Matplotlib, as an offline page with Bokeh."""
+"""Describe a figure once and draw it twice: as a PNG with Matplotlib, on an offline page with Plotly."""
+import html
 import math
-from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
+import textwrap
+from pathlib import Path
+from typing import Any, List, NamedTuple, Optional, Sequence, Tuple, Union
 
+import numpy as np
+import plotly.graph_objects as go
+from jinja2 import Environment, FileSystemLoader
+from markupsafe import Markup
 from matplotlib.figure import Figure
+from plotly.offline import get_plotlyjs
 
-# Okabe and Ito's palette: colour-blind readers can tell its colours apart, on paper too.
-COLORS = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#000000')
-WARNING = '#b00000'
+from ..files import replacing
+
+# Found by a search: each contrasts with white and with the pages' dark background by at least 3, and under each of the
+# three kinds of colour blindness, and without one, the two most similar colours differ by 26 units of CIELAB.
+COLORS = ('#3460c8', '#e07708', '#07a866', '#8a16fd', '#8f5370', '#ca1b2a', '#9a8ac4')
+WARNING = COLORS[5]
+CLEAR, GRID, TEXT = 'rgba(0,0,0,0)', 'rgba(128,128,128,0.3)', '#808080'  # for light and for dark
+PLOTLY_DASHES = dict(solid='solid', dashed='dash', dotted='dot')
+FOLDER = Path(__file__).parent
 
 
 class Layer(NamedTuple):
@@ -88,62 +102,98 @@ def _draw_axes(axes: Any, panel: Panel) -> None:
             handle.set_alpha(1)
 
 
-# ---- Bokeh ----
+# ---- Plotly ----
 
 def save_html(chart: Chart, path: str) -> None:
     """Save a page on its own. A click on a name hides its series, and the pointer shows values."""
-    save_page(chart, arrange(chart, [bokeh_figure(panel) for panel in chart.panels]), path)
+    save_page(chart, path, 'page.html')
 
 
-def arrange(chart: Chart, figures: Sequence[Any]) -> Any:
-    """Arrange Bokeh figures in rows below the chart's title."""
-    from bokeh.layouts import column, gridplot
-    from bokeh.models import Div
-    heading = f'<h2 style="margin: 4px">{chart.title}</h2><p style="margin: 4px">{chart.notes}</p>'
-    if chart.warning:
-        heading += f'<p style="margin: 4px; color: {WARNING}"><b>{chart.warning}</b></p>'
-    return column(Div(text=heading, width=1200), gridplot(list(figures), ncols=min(chart.columns, len(figures))))
+def save_page(chart: Chart, path: str, template: str, **values: Any) -> None:
+    """Fill a template of this folder with a chart and further values."""
+    divs = [(panel.title, plotly_div(plotly_figure(panel), f'panel-{i}')) for i, panel in enumerate(chart.panels)]
+    templates = Environment(loader=FileSystemLoader(FOLDER), autoescape=True)
+    page = templates.get_template(template).render(
+        chart=chart, columns=min(chart.columns, len(divs)), panels=divs, style=page_style(), script=page_script(),
+        **values)
+    with replacing(path) as temporary:
+        Path(temporary).write_text(page, encoding='utf-8')
 
 
-def save_page(chart: Chart, layout: Any, path: str) -> None:
-    from bokeh.embed import file_html
-    from bokeh.resources import INLINE
-    with open(path, 'w', encoding='utf-8') as file:
-        file.write(file_html(layout, INLINE, chart.title))
+def page_style() -> Markup:
+    """Read the style sheet of pages with charts. It names its colours as variables, for light and for dark."""
+    return Markup(FOLDER.joinpath('page.css').read_text(encoding='utf-8'))
 
 
-def bokeh_figure(panel: Panel) -> Any:
-    """Draw a panel with Bokeh. The glyphs of each layer carry its label as their name."""
-    from bokeh.models import Range1d, Span
-    from bokeh.plotting import figure
-    options = dict(y_axis_type='log') if panel.y_log else {}
-    for name, limits in (('x_range', panel.x_range), ('y_range', panel.y_range)):
-        if limits:
-            options[name] = Range1d(*limits)
-    result = figure(title=panel.title, x_axis_label=panel.x_label, y_axis_label=panel.y_label, width=440, height=360,
-                    tools='pan,wheel_zoom,box_zoom,reset,save,hover', tooltips=[('', '$name'), ('x, y', '$x, $y')],
-                    **options)
-    for layer in panel.layers:
-        _draw_layer(result, layer, panel)
-    for mark, dimension in ((panel.x_mark, 'height'), (panel.y_mark, 'width')):
-        if mark:
-            result.add_layout(Span(location=mark[0], dimension=dimension, line_color=WARNING, line_dash='dashed'))
-            result.line([], [], color=WARNING, line_dash='dashed', legend_label=mark[1])
-    if result.legend:
-        result.legend.click_policy, result.legend.label_text_font_size = 'hide', '8pt'
-        result.legend.background_fill_alpha = 0.7
-    return result
+def page_script() -> Markup:
+    """Read plotly.js and the script that draws the charts, for the head of a page."""
+    return Markup(get_plotlyjs() + '\n' + FOLDER.joinpath('page.js').read_text(encoding='utf-8'))
 
 
-def _draw_layer(plot: Any, layer: Layer, panel: Panel) -> None:
-    from bokeh.models import ColumnDataSource
-    shared = dict(color=color(layer.color), legend_label=layer.label, name=layer.label)
-    if layer.kind == 'bars':
-        floor = (panel.y_range or (0.5 if panel.y_log else 0, ))[0]
-        plot.quad(left=layer.x[:-1], right=layer.x[1:], bottom=floor, top=layer.y, alpha=0.55, **shared)
-        return
-    source = ColumnDataSource(dict(x=layer.x, y=layer.y))
-    if layer.kind == 'line':
-        plot.line('x', 'y', source=source, line_width=2, line_dash=layer.dash, **shared)
+def plotly_div(figure: go.Figure, name: str, height: int = 340) -> Markup:
+    """Write a figure as HTML, as wide as its place. The page must hold :func:`page_style` and :func:`page_script`.
+
+    Args:
+        figure: What to draw.
+        name: The div's id.
+        height: In CSS pixels.
+    """
+    data = Markup(figure.to_json())  # Plotly escapes < and >, so no text ends the script
+    return Markup('<div class="chart" id="{}" style="height: {}px"></div>\n'
+                  '<script type="application/json">{}</script>').format(name, height, data)
+
+
+def plain(text: str) -> str:
+    """Escape a text for Plotly, which reads <b> and the like as HTML."""
+    return html.escape(text, quote=False)
+
+
+def fold(text: str, width: int = 44) -> str:
+    """Escape an axis label for Plotly, and break it into lines that fit a phone."""
+    return '<br>'.join(map(plain, textwrap.wrap(text, width)))
+
+
+def empty_figure(x_label: str = '', y_label: str = '') -> go.Figure:
+    """Make a figure with transparent backgrounds and grey grids. The style sheet colours the text."""
+    axis = dict(gridcolor=GRID, zeroline=False, automargin=True, ticks='outside', tickcolor=GRID, ticklen=4)
+    legend = dict(orientation='h', x=0, xanchor='left', y=1, yanchor='bottom', bgcolor=CLEAR, itemwidth=30)
+    return go.Figure(layout=dict(
+        template='none', paper_bgcolor=CLEAR, plot_bgcolor=CLEAR, font=dict(size=12, color=TEXT, family='sans-serif'),
+        margin=dict(l=50, r=12, t=34, b=44), xaxis=dict(axis, title=fold(x_label)),
+        yaxis=dict(axis, title=fold(y_label)), legend=legend, barmode='overlay', hovermode='closest',
+        modebar=dict(bgcolor=CLEAR, color=TEXT, activecolor=COLORS[0])))
+
+
+def plotly_figure(panel: Panel) -> go.Figure:
+    """Draw a panel. Its title is missing: the page writes it above, where it can fold."""
+    figure = empty_figure(panel.x_label, panel.y_label)
+    figure.add_traces([_trace(layer) for layer in panel.layers])
+    figure.update_layout(showlegend=bool(panel.layers or panel.x_mark or panel.y_mark))
+    if any(layer.kind == 'points' for layer in panel.layers):
+        figure.update_layout(legend_itemsizing='constant')  # points of the plot's size could not be seen in the legend
+    mark = dict(line=dict(color=WARNING, dash='dash', width=1.5), showlegend=True)
+    if panel.x_mark:
+        figure.add_vline(panel.x_mark[0], name=plain(panel.x_mark[1]), **mark)
+    if panel.y_mark:
+        figure.add_hline(panel.y_mark[0], name=plain(panel.y_mark[1]), **mark)
+    figure.update_xaxes(range=panel.x_range)
+    if panel.y_log:
+        figure.update_yaxes(type='log', range=panel.y_range and [math.log10(y) for y in panel.y_range])
     else:
-        plot.scatter('x', 'y', source=source, size=3, alpha=0.4, line_color=None, **shared)
+        figure.update_yaxes(range=panel.y_range)
+    return figure
+
+
+def _trace(layer: Layer) -> Union[go.Scatter, go.Bar]:
+    x, y = (np.asarray(values, np.float32) for values in (layer.x, layer.y))
+    shared = dict(name=plain(layer.label), showlegend=True)
+    said = '%{x:.4~g}, %{y:.4~g}<extra>%{fullData.name}</extra>'
+    if layer.kind == 'line':
+        line = dict(color=color(layer.color), dash=PLOTLY_DASHES[layer.dash], width=2)
+        return go.Scatter(x=x, y=y, mode='lines', line=line, hovertemplate=said, **shared)
+    if layer.kind == 'points':
+        marker = dict(color=color(layer.color), size=4, opacity=0.5)
+        return go.Scatter(x=x, y=y, mode='markers', marker=marker, hovertemplate=said, **shared)
+    return go.Bar(x=x[:-1], y=y, width=np.diff(x), offset=0, marker=dict(color=color(layer.color), opacity=0.6),
+                  customdata=x[1:], hovertemplate='%{x:.4~g} to %{customdata:.4~g}: %{y:.4~g}'
+                  '<extra>%{fullData.name}</extra>', **shared)

@@ -1,6 +1,8 @@
 """Draw the losses as curves over the predicted probability (GFL, arXiv:2006.04388, figure 5a), with sliders."""
+import base64
 from typing import Any, Dict, List, Sequence
 
+import numpy as np
 import torch
 
 from ..losses import (
@@ -10,36 +12,13 @@ from ..losses import (
     quality_focal_loss,
     varifocal_loss,
 )
-from .charts import Chart, Layer, Panel, arrange, bokeh_figure, save_page
+from .charts import Chart, Layer, Panel, save_page
 
 BETAS = (0.0, 0.5, 1.0, 2.0, 4.0)  # of figure 5a
 FL_ALPHA, VFL_ALPHA = 0.25, 0.75  # the losses' defaults
 SETTINGS = dict(beta=2.0, gamma=2.0, y=0.5)
-RANGES = dict(beta=(0, 5, 0.1), gamma=(0, 5, 0.1), y=(0, 1, 0.01))  # first, last, step of each slider
-
-# Computes the numbers of `curves` in the page while a slider moves. A test checks that both agree.
-JAVASCRIPT = '''
-function curves(p, beta, gamma, y, betas, fl_alpha, vfl_alpha) {
-    const result = {};
-    const add = (name, loss) => { result[name] = Array.from(p, loss); };
-    const cross_entropy = (p, y) => -((1 - y) * Math.log(1 - p) + y * Math.log(p));
-    const qfl = (beta) => (p) => Math.pow(Math.abs(y - p), beta) * cross_entropy(p, y);
-    const label = y >= 0.5 ? 1 : 0;
-    const alpha_t = label ? fl_alpha : 1 - fl_alpha;
-    add('FL', (p) => alpha_t * Math.pow(Math.abs(label - p), gamma) * cross_entropy(p, label));
-    add('QFL', qfl(beta));
-    add('VFL', (p) => (y > 0 ? y : vfl_alpha * Math.pow(p, gamma)) * cross_entropy(p, y));
-    add('DFL', (p) => -((1 - y) * Math.log(1 - p) + (y - 0) * Math.log(p)));
-    add('GFL', (p) => Math.pow(Math.abs(y - (0 * (1 - p) + 1 * p)), beta)
-                      * -((1 - y) * Math.log(1 - p) + (y - 0) * Math.log(p)));
-    for (const beta of betas) add('beta = ' + beta, qfl(beta));
-    return result;
-}
-'''
-UPDATE = '''
-const values = curves(p, beta.value, gamma.value, y.value, betas, fl_alpha, vfl_alpha);
-for (const name of Object.keys(sources)) sources[name].data = {x: p, y: values[name]};
-'''
+RANGES = dict(beta=(0, 5, 0.25), gamma=(0, 5, 0.25), y=(0, 1, 0.05))  # first, last, step of each slider
+EXPONENTS = dict(FL='gamma', QFL='beta', VFL='gamma', GFL='beta')  # the slider that changes a curve beside y
 LABELS = dict(FL='FL: label 1 where y ≥ 1/2, else 0 (gamma; alpha 1/4)', QFL='QFL (beta, y)',
               VFL='VFL (gamma, y; alpha 3/4)', DFL='DFL: S_r = p, y between two bins',
               GFL='GFL, eq. 7, y_l = 0, y_r = 1 (beta, y)')
@@ -70,7 +49,7 @@ def curves(p: Sequence[float], beta: float, gamma: float, y: float) -> Dict[str,
     return {name: loss.tolist() for name, loss in losses.items()}
 
 
-def measure(points: int = 199) -> Dict[str, Any]:
+def measure(points: int = 99) -> Dict[str, Any]:
     """Compute the curves at the initial settings of the sliders."""
     p = [(i + 1) / (points + 1) for i in range(points)]
     return dict(settings=SETTINGS, alpha=dict(FL=FL_ALPHA, VFL=VFL_ALPHA), p=p, losses=curves(p, **SETTINGS))
@@ -90,20 +69,36 @@ def chart(numbers: Dict[str, Any]) -> Chart:
 
 
 def save_html(numbers: Dict[str, Any], path: str) -> None:
-    """Save the chart with sliders for beta, gamma and y, which redraw the curves at once."""
-    from bokeh.layouts import column, row
-    from bokeh.models import CustomJS, Slider
+    """Save the chart with sliders for beta, gamma and y, which swap the curves at once."""
     drawn = chart(numbers)._replace(title='Losses over the predicted probability')
-    figures = [bokeh_figure(panel) for panel in drawn.panels]
-    names = {label: name for name, label in LABELS.items()}
-    sources = {names.get(line.name, line.name): line.data_source for plot in figures for line in plot.renderers}
-    sliders = {name: Slider(title=name, value=numbers['settings'][name], start=first, end=last, step=step, width=280)
-               for name, (first, last, step) in RANGES.items()}
-    update = CustomJS(code=JAVASCRIPT + UPDATE, args=dict(
-        sliders, sources=sources, p=numbers['p'], betas=list(BETAS), fl_alpha=FL_ALPHA, vfl_alpha=VFL_ALPHA))
-    for slider in sliders.values():
-        slider.js_on_change('value', update)
-    save_page(drawn, column(row(*sliders.values()), arrange(drawn, figures)), path)
+    save_page(drawn, path, 'losses.html', sliders=RANGES, settings=numbers['settings'], table=tabulate(numbers['p']))
+
+
+def tabulate(p: Sequence[float]) -> Dict[str, Any]:
+    """Compute every curve at every step of the sliders.
+
+    Returns:
+        For each label of a curve its ``slider`` (None if only y changes the curve), and its ``curves``: values at p as
+        base64 of float32, by the step of this slider and the step of y.
+    """
+    # No curve depends on both beta and gamma, so they take the same steps together.
+    grid = [[curves(p, exponent, exponent, y) for y in steps('y')] for exponent in steps('beta')]
+    table = {}
+    for name in grid[0][0]:
+        rows = grid if name in EXPONENTS else grid[:1]
+        table[LABELS.get(name, name)] = dict(slider=EXPONENTS.get(name), curves=[
+            [_encode(losses[name]) for losses in row] for row in rows])
+    return table
+
+
+def steps(name: str) -> List[float]:
+    """List the values that a slider can take."""
+    first, last, step = RANGES[name]
+    return [first + i * step for i in range(round((last - first) / step) + 1)]
+
+
+def _encode(values: Sequence[float]) -> str:
+    return base64.b64encode(np.asarray(values, '<f4').tobytes()).decode()
 
 
 def summary(numbers: Dict[str, Any]) -> str:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from ..candidates import Candidates
-from ..functional.boxes import iou
+from ..functional.boxes import best_iou, iou
 from ..functional.priors import PriorGrid
 from ..heads import GFLHead
 from ..predictions import Predictions
@@ -87,9 +87,7 @@ def _best_iou(boxes: Tensor, labels: Tensor, image: Tensor, scene: Scene) -> Ten
     result = boxes.new_zeros(len(boxes))
     for index, objects in enumerate(scene.objects):
         mine = image == index
-        if len(objects):
-            overlap = iou(boxes[mine, None], objects.bboxes) * (labels[mine, None] == objects.labels)
-            result[mine] = overlap.amax(1)
+        result[mine] = best_iou(boxes[mine], labels[mine], objects.bboxes, objects.labels)
     return result
 
 

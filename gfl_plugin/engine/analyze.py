@@ -19,7 +19,7 @@ from .parts import build_head, own_head, read_resize
 from .reproduce import ON_COCO
 from .run import load_trained
 
-EXTRA = ('bokeh', 'matplotlib', 'scipy')
+EXTRA = ('jinja2', 'matplotlib', 'plotly', 'scipy')
 
 
 def analyze(options: Options) -> str:

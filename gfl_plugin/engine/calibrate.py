@@ -154,53 +154,55 @@ def repeat_halves(matched: MatchedDetections, coverage: float, times: int) -> Di
 
 # ---- the images that trained the model ----
 
-def find_training_images(card: Card, split: Split, root: str) -> Optional[str]:
+def find_training_images(card: Card, split: Split, root: str,
+                         consequence: str = 'the intervals will be too narrow') -> Optional[str]:
     """Warn if the model was trained on images of a split, as far as their names show.
 
     The card may come from a stranger, and its training images may be gone. Then there is no warning.
 
     Args:
         card: Of the checkpoint.
-        split: The images to calibrate on.
+        split: The images to calibrate or to evaluate on.
         root: The data set that they belong to: a folder, or the file that describes it.
+        consequence: What the warning ends with.
     """
     trained_on = card.trained_on or {}
     try:
-        trained = _read_training_images(trained_on)
+        trained = read_located(trained_on)
         if trained is None:
             return None
         # Two splits of one data set, and two sets of shapes, may have different images of the same names.
         names_tell = not trained_on['type'].endswith('ShapesDataset') and not _is_inside(trained.images, root)
-        return _warn_of_shared(trained, split, names_tell)
+        return _warn_of_shared(trained, split, names_tell, consequence)
     except (OSError, ValueError):  # a SetupError is a ValueError, and so is what Python says of an impossible path
         return None
 
 
-def _warn_of_shared(trained: Split, split: Split, names_tell: bool) -> Optional[str]:
+def _warn_of_shared(trained: Split, split: Split, names_tell: bool, consequence: str) -> Optional[str]:
     """Warn about the images of a split that are training images, or else, if ``names_tell``, have their names."""
     count, more_accurate = len(split.content['images']), 'The model is more accurate on images it was trained on'
     same_files = sorted(_paths(trained) & _paths(split))
     if same_files:
         return (f'{len(same_files)} of the {count} images trained the model ({some(same_files)}). {more_accurate}, so '
-                'the intervals will be too narrow')
+                f'{consequence}')
     same_names = sorted(_names(trained) & _names(split)) if names_tell else []
     if same_names:
         return (f'{len(same_names)} of the {count} images have the names of images that trained the model '
-                f'({some(same_names)}). {more_accurate}: if they are the same images, the intervals will be too narrow')
+                f'({some(same_names)}). {more_accurate}: if they are the same images, {consequence}')
     return None
 
 
-def _read_training_images(trained_on: Dict[str, Any]) -> Optional[Split]:
-    """Read what a card says about its training images; None if it does not say where they are, or they are gone.
+def read_located(located: Dict[str, Any]) -> Optional[Split]:
+    """Read the images that :func:`gfl_plugin.card.locate_data` has located; None if they are not there.
 
     Raises:
         SetupError: They are no data set.
     """
-    kind, path = trained_on.get('type', ''), trained_on.get('data', '')
-    name = trained_on.get('split', 'train')
+    kind, path = located.get('type', ''), located.get('data', '')
+    name = located.get('split', 'train')
     if kind.endswith('FolderDataset') and os.path.exists(path):
-        return read_split(path, name, trained_on.get('val_share', VAL_SHARE))
-    images = trained_on.get('images', '')
+        return read_split(path, name, located.get('val_share', VAL_SHARE))
+    images = located.get('images', '')
     if kind.endswith('ShapesDataset'):
         path, images = os.path.join(path, name, 'annotations.json'), os.path.join(path, name, 'images')
     if not os.path.isfile(path):
@@ -233,19 +235,19 @@ def check_outputs(options: Options) -> None:
     """
     folder = options.out or FOLDER
     try:
-        _try_to_write(folder)
+        try_to_write(folder)
     except OSError as error:
         raise SetupError(_explain_report(folder, error)) from error
     if options.store:
         _refuse_url(options.checkpoint)
         try:
-            _try_to_write(os.path.dirname(os.path.abspath(options.checkpoint)))
+            try_to_write(os.path.dirname(os.path.abspath(options.checkpoint)))
         except OSError as error:
             raise SetupError(f'The folder of {options.checkpoint} cannot be written to ({error.strerror}). Copy the '
                              'checkpoint elsewhere, or leave it as it is by --no-store') from error
 
 
-def _try_to_write(folder: str) -> None:
+def try_to_write(folder: str) -> None:
     """Write a temporary file to a folder, or to the nearest folder around it that exists."""
     folder = os.path.abspath(folder)
     while not os.path.lexists(folder):

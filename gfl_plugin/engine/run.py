@@ -21,6 +21,7 @@ from ..visualization import save_gallery
 from .advice import advise, explaining_memory
 from .config import Options, load_config
 from .recipe import adapt_config, say
+from .report import report_on_run
 from .run_folders import default_folder, giving_back, refuse_file
 from .runner import Runner
 from .start import Start, decide_start, existing_file, named_last
@@ -190,17 +191,18 @@ def load_trained(config: Config, options: Options) -> Runner:
 
 
 def demo(options: Options) -> None:
-    """Train, evaluate and draw as ``tools/demo.py`` says. The last lines print the AP and where the pictures are."""
+    """Train, evaluate, draw and report as ``tools/demo.py`` says. The last lines print the AP and where things are."""
     start = time.monotonic()
     folder = train(options).work_dir
     options.checkpoint, options.work_dir = named_last(folder), folder
     runner, metrics = test(options)
+    page = report_on_run(folder, options.trust_checkpoint)
     gallery = save_gallery(runner.model, runner.test_dataloader.dataset, os.path.join(folder, 'detections'))
     minutes = (time.monotonic() - start) / 60
     # MMDetection gives no AP if nothing was detected. It is 0.
     ap, ap50 = (metrics.get(f'coco/bbox_{name}', 0.0) for name in ('mAP', 'mAP_50'))
-    print(f'\nHeld-out images: AP {ap:.3f}, AP50 {ap50:.3f}, after '
-          f'{minutes:.1f} minutes\nDetections drawn:  {gallery}\nLogs, checkpoint:  {folder}')
+    print(f'\nHeld-out images: AP {ap:.3f}, AP50 {ap50:.3f}, after {minutes:.1f} minutes\n'
+          f'Report to look at: {page}\nDetections drawn:  {gallery}\nLogs, checkpoint:  {folder}')
 
 
 def _build(config: Config, dump_config: bool = True) -> Runner:

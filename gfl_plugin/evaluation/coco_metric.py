@@ -39,7 +39,9 @@ class CocoMetric(MMDetCocoMetric):
     Unlike mmdet: classes and categories are matched by name, whatever the order of the file's categories. Every AP is 0
     if nothing was detected; MMDetection reports none. After each evaluation ``class_precision`` has the AP of each
     class by its name; ``classwise=True`` also reports them among the metrics. ``best_f1`` has the best F1 over all
-    classes at an IoU of 0.5, and ``score_thr`` the score threshold that gives it.
+    classes at an IoU of 0.5, and ``score_thr`` the score threshold that gives it. ``precision`` (T, R, C) has the
+    precision at T IoUs and R recalls of each class; it is -1 for a class without objects, and None if nothing was
+    detected.
 
     Args:
         ann_file: Path of the annotation file; without one, the metric uses the ground truth of the data samples.
@@ -58,6 +60,7 @@ class CocoMetric(MMDetCocoMetric):
         self._ann_file = ann_file
         self.class_precision: Dict[str, float] = {}
         self.best_f1: Optional[OperatingPoint] = None
+        self.precision: Optional[np.ndarray] = None
         with mock.patch.object(coco_metric, 'COCO', self._load_truth):
             super().__init__(ann_file, *args, **kwargs)
         self._reports_classes, self.classwise = self.classwise, True
@@ -102,19 +105,32 @@ class CocoMetric(MMDetCocoMetric):
             return super().results2json(results, outfile_prefix)
 
     def compute_metrics(self, results: list) -> Dict[str, float]:
+        evaluations: list = []
+
+        def start_evaluation(*args):
+            evaluations.append(self._classes[1](*args))
+            return evaluations[-1]
+
         # MMDetection's metric looks both classes up in its module.
-        with mock.patch.multiple(coco_metric, COCO=self._classes[0], COCOeval=self._classes[1]):
+        with mock.patch.multiple(coco_metric, COCO=self._classes[0], COCOeval=start_evaluation):
             metrics = super().compute_metrics(results)
         if 'bbox' in self.metrics and not self.format_only:
             for name in self.metric_items or BOX_METRICS:
                 metrics.setdefault(f'bbox_{name}', 0.0)
             self._take_class_precision(metrics)
+            self.precision = next((self._order_by_label(one.eval['precision']) for one in evaluations
+                                   if one.params.iouType == 'bbox' and one.params.useCats), None)
             self.best_f1 = self._find_best_f1([found for _, found in results])
         return metrics
 
     def _take_class_precision(self, metrics: Dict[str, float]) -> None:
         take = metrics.get if self._reports_classes else metrics.pop
         self.class_precision = {name: float(take(f'{name}_precision', 0.0)) for name in self.dataset_meta['classes']}
+
+    def _order_by_label(self, precision: np.ndarray) -> np.ndarray:
+        """(T, R, C) of objects of all sizes from COCOeval's (T, R, C, sizes, numbers of detections)."""
+        place = {category: index for index, category in enumerate(self.cat_ids)}
+        return precision[:, :, [place[category] for category in self._ids_by_label()], 0, -1]
 
     def _find_best_f1(self, results: Sequence[dict]) -> Optional[OperatingPoint]:
         """Match the detections of all images. MMDetection's metric has indexed the ground truths before."""

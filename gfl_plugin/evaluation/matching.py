@@ -44,7 +44,7 @@ def match_detections(boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, 
     if len(boxes) == 0 or len(gt_boxes) == 0:
         return DetectionMatches(gt_index, matched_iou)
     ignored = np.asarray(gt_ignored, dtype=bool)
-    iou = mask.iou(_to_xywh(boxes), _to_xywh(gt_boxes), ignored.astype(np.uint8))
+    iou = mask.iou(to_xywh(boxes), to_xywh(gt_boxes), ignored.astype(np.uint8))
     iou = np.where(np.asarray(labels)[:, None] == np.asarray(gt_labels)[None], iou, -1.0)
     iou_thr = min(iou_thr, 1 - 1e-10)
     is_free = ~ignored
@@ -87,7 +87,8 @@ def best_f1(scores: np.ndarray, is_true: np.ndarray, num_truth: int) -> Optional
     return OperatingPoint(float(f1[best]), float((scores[ends[best]] + next_lower) / 2))
 
 
-def _to_xywh(boxes: np.ndarray) -> np.ndarray:
+def to_xywh(boxes: np.ndarray) -> np.ndarray:
+    """(N, 4) corner and size, as pycocotools takes boxes, from corners (x1, y1, x2, y2)."""
     boxes = np.array(boxes, dtype=np.float64)  # a copy
     boxes[:, 2:] -= boxes[:, :2]
     return boxes

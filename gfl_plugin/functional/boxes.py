@@ -94,6 +94,13 @@ def iou(boxes1: Tensor, boxes2: Tensor, eps: float = 1e-6) -> Tensor:
     return intersection / union
 
 
+def best_iou(boxes: Tensor, labels: Tensor, gt_boxes: Tensor, gt_labels: Tensor) -> Tensor:
+    """(N,) largest IoU of each box (N, 4) and a ground truth (G, 4) of its label (N,); 0 if there is none."""
+    if not len(gt_boxes):
+        return boxes.new_zeros(len(boxes))
+    return (iou(boxes[:, None], gt_boxes) * (labels[:, None] == gt_labels)).amax(1)
+
+
 def giou(boxes1: Tensor, boxes2: Tensor, eps: float = 1e-7) -> Tensor:
     """Generalized IoU (...) in [-1, 1] of paired boxes (..., 4) (arXiv:1902.09630, algorithm 1)."""
     intersection, union = _intersection_and_union(boxes1, boxes2, eps)

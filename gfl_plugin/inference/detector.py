@@ -78,19 +78,24 @@ class Detector:
         recommended = FALLBACK_THR if self.card.score_thr is None else self.card.score_thr
         self.score_thr = recommended if score_thr is None else _require_share(score_thr)
         self._transforms = build_transforms(self.card.pipeline, checkpoint, allow if config is None else None)
-        self._ask_for_distributions(uncertainty, distributions)
+        if uncertainty or distributions:
+            self.ask_for_distributions(uncertainty, distributions)
         if fold:
             fold_batch_norms(self.model)
 
-    def _ask_for_distributions(self, uncertainty: bool, distributions: bool) -> None:
-        if not (uncertainty or distributions):
-            return
+    def ask_for_distributions(self, uncertainty: bool = True, distributions: bool = True) -> None:
+        """Let results have what the arguments of the same names say.
+
+        Raises:
+            SetupError: The model predicts no distributions.
+        """
         head = getattr(self.model, 'bbox_head', None)
         if not isinstance(head, GFLHead):
-            raise SetupError(f'{type(head).__name__} does not hand out how far each side can be trusted: '
+            name = type(self.model if head is None else head).__name__
+            raise SetupError(f'{name} does not hand out how far each side can be trusted: '
                              'gfl_plugin.GFLHead does, and it loads the checkpoints of mmdet.GFLHead')
+        require_distributions(head.box, dict(uncertainty=uncertainty, distributions=distributions))
         head.test_cfg.update(uncertainty=uncertainty, distributions=distributions)
-        require_distributions(head.box, head.test_cfg)
         if self.calibration and self.score_thr < self.calibration.score_thr:
             warnings.warn(f'The intervals are calibrated for scores of at least {self.calibration.score_thr:.2f}, and '
                           f'this detector gives scores from {self.score_thr:.2f} on. Calibrate it for these (calibrate '

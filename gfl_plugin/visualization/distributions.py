@@ -1,5 +1,5 @@
 """Draw how sure a detector is of each side of a box (GFL, arXiv:2006.04388, figure 3)."""
-from typing import List, Optional, Sequence, Tuple
+from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
@@ -13,6 +13,21 @@ LOWEST = 0.5  # pixels: the ends of a curve that are lower are not drawn
 BAND, OUTSIDE, INSIDE, LINE = 0.3, 0.45, 0.85, 0.85  # opacities: a band, a curve outside and inside it, its line
 SAMPLES = 8  # points of a curve from one place to the next
 SHIFT = 4  # OpenCV takes points in units of 2**-SHIFT pixels
+
+
+class Curve(NamedTuple):
+    """The distribution of one side, drawn as a curve that stands beside the box."""
+    side: int  # 0 to 3: left, top, right, bottom
+    along: np.ndarray  # (M,) rising, pixels: x for the left and right side, y for the top and bottom side
+    height: np.ndarray  # (M,) pixels
+    base: float  # where it stands: y for the left and right side, x for the top and bottom side
+    sign: int  # the direction in which it rises, -1 for up or left, 1 for down or right
+
+    def outline(self, points: np.ndarray) -> np.ndarray:
+        """The corners (K + 2, 2) of the area below the curve, from the first to the last of K points along it."""
+        curve = np.stack([points, self.base + self.sign * np.interp(points, self.along, self.height)], 1)
+        shape = np.concatenate([[(points[0], self.base)], curve, [(points[-1], self.base)]])
+        return shape if self.side % 2 == 0 else shape[:, ::-1]
 
 
 def draw_distributions(image: np.ndarray, boxes: np.ndarray, scores: Optional[np.ndarray], labels: np.ndarray,
@@ -86,6 +101,63 @@ def density(places: np.ndarray, probs: np.ndarray) -> Tuple[np.ndarray, np.ndarr
     return np.append((places[:-1] + t * step).T.ravel(), places[-1]), np.append(curve.T.ravel(), 0)
 
 
+def trace_curves(box: np.ndarray, places: np.ndarray, probs: np.ndarray, size: Sequence[float], gap: float,
+                 bands: Optional[np.ndarray] = None) -> List[Curve]:
+    """Place the curves of the sides of a box beside it. Curves that are nowhere high enough to be seen are left out.
+
+    Args:
+        box: (4,) corners, pixels of the picture.
+        places, probs: (4, n+1) as for :func:`draw_distributions`, pixels of the picture.
+        size: Width and height of the picture.
+        gap: Pixels between the box and its curves.
+        bands: (4, 2) the interval of each side. The curves stand outside the intervals too.
+
+    Returns:
+        One curve for each visible side, or none if a number is not finite.
+    """
+    bands = np.repeat(box[:, None], 2, 1) if bands is None else bands
+    if not all(np.isfinite(x).all() for x in (box, bands, places, probs)):
+        return []
+    lengths, curves = box[2:] - box[:2], []
+    for axis in (0, 1):  # left and right, then top and bottom
+        traced = [(side, *density(places[side], probs[side])) for side in (axis, axis + 2)]
+        traced = [(side, along, (AREA * lengths.prod() * height).clip(max=TALLEST * lengths.min()))
+                  for side, along, height in traced]
+        outside = min(box[1 - axis], bands[1 - axis].min()), max(box[3 - axis], bands[3 - axis].max())
+        base, sign = _stand(outside, max(height.max() for *_, height in traced), size[1 - axis], gap, axis)
+        curves += [Curve(side, *_trim(along, height), base, sign) for side, along, height in traced
+                   if (height >= LOWEST).any()]
+    return curves
+
+
+def _trim(along: np.ndarray, height: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    """Cut off the ends of a curve that are too low to be seen."""
+    seen = np.flatnonzero(height >= LOWEST)
+    keep = slice(max(seen[0] - 1, 0), seen[-1] + 2)
+    return along[keep], height[keep]
+
+
+def _stand(outside: Tuple[float, float], tallest: float, length: float, gap: float, axis: int) -> Tuple[float, int]:
+    """Where the curves of an axis stand, and in which direction they rise: -1 for up or left, 1 for down or right.
+
+    They stand above the box or to the right of it if there is room, else on the opposite side. Near the border of the
+    picture they move inside.
+
+    Args:
+        outside: The ends of the box across the axis, with its bands.
+        tallest: Height of the taller curve.
+        length: Of the picture across the axis.
+        gap: Pixels between the box and its curves.
+    """
+    room = {-1: outside[0], 1: length - outside[1]}
+    sign = -1 if axis == 0 else 1
+    if room[sign] < tallest + gap and room[-sign] > room[sign]:
+        sign = -sign
+    if sign < 0:
+        return max(outside[0] - gap, tallest), sign
+    return min(outside[1] + gap, length - tallest), sign
+
+
 def _draw_bands(canvas: Canvas, box: np.ndarray, bands: np.ndarray, color: Color) -> None:
     """Cover the places between the ends of each interval (4, 2), along the whole side."""
     if not np.isfinite(bands).all():
@@ -107,61 +179,22 @@ def _covered(ends: np.ndarray, pixels: np.ndarray) -> np.ndarray:
 def _draw_curves(canvas: Canvas, box: np.ndarray, bands: np.ndarray, places: np.ndarray, probs: np.ndarray,
                  color: Color) -> List[np.ndarray]:
     """Draw the distributions of the sides of a box, and return the rectangles (4,) that they cover."""
-    if not all(np.isfinite(x).all() for x in (bands, places, probs)):
+    if not np.isfinite(bands).all():
         return []
-    size, covered = box[2:] - box[:2], []
-    for axis in (0, 1):  # left and right, then top and bottom
-        curves = [density(places[side], probs[side]) for side in (axis, axis + 2)]
-        curves = [(along, (AREA * size.prod() * height).clip(max=TALLEST * size.min())) for along, height in curves]
-        outside = min(box[1 - axis], bands[1 - axis].min()), max(box[3 - axis], bands[3 - axis].max())
-        base, sign = _stand(outside, max(height.max() for _, height in curves), canvas, axis)
-        for (along, height), band in zip(curves, bands[axis::2]):
-            covered += _draw_curve(canvas, along, height, base, sign, axis, band, color)
-    return covered
+    curves = trace_curves(box, places, probs, canvas.size, 2 * canvas.casing, bands)
+    return [_draw_curve(canvas, curve, bands[curve.side], color) for curve in curves]
 
 
-def _stand(outside: Tuple[float, float], tallest: float, canvas: Canvas, axis: int) -> Tuple[float, int]:
-    """Where the curves of an axis stand, and in which direction they rise: -1 for up or left, 1 for down or right.
-
-    They stand above the box or to the right of it if there is room, else on the opposite side. Near the border of the
-    picture they move inside.
-
-    Args:
-        outside: The ends of the box across the axis, with its bands.
-        tallest: Height of the taller curve.
-    """
-    length, gap = canvas.size[1 - axis], 2 * canvas.casing
-    room = {-1: outside[0], 1: length - outside[1]}
-    sign = -1 if axis == 0 else 1
-    if room[sign] < tallest + gap and room[-sign] > room[sign]:
-        sign = -sign
-    if sign < 0:
-        return max(outside[0] - gap, tallest), sign
-    return min(outside[1] + gap, length - tallest), sign
-
-
-def _draw_curve(canvas: Canvas, along: np.ndarray, height: np.ndarray, base: float, sign: int, axis: int,
-                band: np.ndarray, color: Color) -> List[np.ndarray]:
-    """Draw the curve of one side, and return the rectangle that it covers, if it can be seen at all."""
-    seen = np.flatnonzero(height >= LOWEST)
-    if not len(seen):
-        return []
-    keep = slice(max(seen[0] - 1, 0), seen[-1] + 2)
-    along, height = along[keep], height[keep]
-
-    def outline(points: np.ndarray) -> np.ndarray:
-        curve = np.stack([points, base + sign * np.interp(points, along, height)], 1)
-        shape = np.concatenate([[(points[0], base)], curve, [(points[-1], base)]])
-        return shape if axis == 0 else shape[:, ::-1]
-
-    whole = outline(along)
+def _draw_curve(canvas: Canvas, curve: Curve, band: np.ndarray, color: Color) -> np.ndarray:
+    """Draw the curve of one side, and return the rectangle that it covers."""
+    whole = curve.outline(curve.along)
     _paint(canvas, whole, color, OUTSIDE)
-    low, high = band.clip(along[0], along[-1])
+    low, high = band.clip(curve.along[0], curve.along[-1])
     if low < high:
-        inner = along[(low < along) & (along < high)]
-        _paint(canvas, outline(np.concatenate([[low], inner, [high]])), color, INSIDE)
+        inner = curve.along[(low < curve.along) & (curve.along < high)]
+        _paint(canvas, curve.outline(np.concatenate([[low], inner, [high]])), color, INSIDE)
     _paint(canvas, whole, black_or_white(color), LINE, max(canvas.line // 2, 1))
-    return [np.concatenate([whole.min(0), whole.max(0)])]
+    return np.concatenate([whole.min(0), whole.max(0)])
 
 
 def _paint(canvas: Canvas, polygon: np.ndarray, color: Color, opacity: float, line: int = 0) -> None:

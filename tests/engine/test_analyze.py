@@ -39,7 +39,7 @@ def read(folder, study):
 
 @pytest.mark.parametrize('study', ['quality', 'centerness', 'perturb'])
 def test_models_side_by_side(folder, study):
-    pytest.importorskip('bokeh')
+    pytest.importorskip('plotly')
     flags = ['--ap'] if study == 'perturb' else []
     said = analyze(folder, study, SHAPES, str(folder / 'gfl.pth'), ATSS, str(folder / 'atss.pth'), *flags)
     numbers = read(folder, study)
@@ -53,7 +53,7 @@ def test_models_side_by_side(folder, study):
 
 
 def test_few_images_and_the_same_config_twice(folder):
-    pytest.importorskip('bokeh')
+    pytest.importorskip('plotly')
     checkpoint = str(folder / 'gfl.pth')
     analyze(folder, 'centerness', SHAPES, checkpoint, SHAPES, checkpoint, '--images', '1',
             settings=['test_dataloader.batch_size=1'])
@@ -66,7 +66,7 @@ def test_few_images_and_the_same_config_twice(folder):
 
 
 def test_losses(folder):
-    pytest.importorskip('bokeh')
+    pytest.importorskip('plotly')
     assert analyze(folder, 'losses').endswith(f'{folder}/losses/losses.html'), 'the last word is what to open'
     assert read(folder, 'losses')['settings'] == dict(beta=2, gamma=2, y=0.5)
 

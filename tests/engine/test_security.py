@@ -126,7 +126,7 @@ def evaluate(data, path, work_dir):
 
 
 def study(data, path, work_dir):
-    pytest.importorskip('bokeh')
+    pytest.importorskip('plotly')
     engine.analyze(parse('analyze', 'centerness', SHAPES, str(path), '--out', work_dir, '--data-root', str(data),
                          '--cfg-options', *SMALL))
 
@@ -145,8 +145,12 @@ def detect(data, path, work_dir):
     load_model(str(path))
 
 
+def report(data, path, work_dir):
+    engine.report(parse('report', str(path), '--out', f'{work_dir}.html'))
+
+
 DOORS = (resume, resume_what_the_folder_names, load_from, pretrained, evaluate, study, infer, infer_without_config,
-         detect)
+         detect, report)
 # Each kind by two doors, and each door with two kinds; the others take a minute.
 ALL = [pytest.param(door, kind, marks=() if door in (resume, detect) or kind in KINDS[:2] else pytest.mark.soak)
        for kind in KINDS for door in DOORS]
@@ -380,7 +384,7 @@ def test_imports_open_no_connection():
             'names = [module.name for module in pkgutil.walk_packages(gfl_plugin.__path__, "gfl_plugin.")]\n'
             'for name in names:\n'
             '    try: importlib.import_module(name)\n'
-            '    except ModuleNotFoundError as error: assert error.name in ("triton", "bokeh"), error\n'
+            '    except ModuleNotFoundError as error: assert error.name in ("triton", "plotly"), error\n'
             'print(len(names))')
     done = run('-c', code)
     assert done.returncode == 0 and int(done.stdout.split()[-1]) > 40, done.stdout[-1000:] + done.stderr[-1000:]

@@ -105,9 +105,11 @@ def test_a_new_run_overwrites_nothing(trained, tmp_path, monkeypatch):
 def test_demo(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     engine.demo(on_shapes('demo', tmp_path / 'data'))
-    last_lines = capsys.readouterr().out.strip().splitlines()[-3:]
+    last_lines = capsys.readouterr().out.strip().splitlines()[-4:]
     assert 'AP ' in last_lines[0] and 'AP50' in last_lines[0], last_lines
-    sheet = tmp_path / last_lines[1].split()[-1]
+    page = tmp_path / last_lines[1].split()[-1]
+    assert page.name == 'report.html' and page.stat().st_size > 10_000, last_lines
+    sheet = tmp_path / last_lines[2].split()[-1]
     assert sheet.exists() and len(list(sheet.parent.glob('*.png'))) == 5, 'four pictures and their sheet'
 
 

@@ -1,0 +1,1 @@
+"""A report on a detector: what it learned, where it fails, and which of its boxes can be trusted."""
