@@ -1,7 +1,6 @@
 """Write a report as one HTML page that needs no network: templates by Jinja, charts by Plotly."""
 import base64
 import hashlib
-import json
 import os
 from typing import Any, Dict, List, Optional
 
