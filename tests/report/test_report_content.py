@@ -251,8 +251,10 @@ def _truth(split, number):
     return Truth(boxes, labels, np.zeros(len(labels), bool))
 
 
-def test_intervals_without_matches_have_no_coverage(split):
-    calibration = Calibration(0.9, 2, 3, 4, 5, 0.5, 10, 5, score_thr=0.5)
+@pytest.mark.parametrize('coverage, detections', [(0.9, 10), (0.9, 0), (0, 0)])
+def test_intervals_without_matches_have_no_coverage(coverage, detections, split):
+    """Whatever the calibration of a stranger says."""
+    calibration = Calibration(coverage, 2, 3, 4, 5, 0.5, detections, 5, score_thr=0.5)
     found = read(Detects(lambda number: ([], [], []), calibration=calibration), split)['uncertainty']
     assert found['bins'] == [] and found['calibration']['sides']['coverage'] is None
 
