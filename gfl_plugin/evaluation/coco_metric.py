@@ -40,8 +40,8 @@ class CocoMetric(MMDetCocoMetric):
     if nothing was detected; MMDetection reports none. After each evaluation ``class_precision`` has the AP of each
     class by its name; ``classwise=True`` also reports them among the metrics. ``best_f1`` has the best F1 over all
     classes at an IoU of 0.5, and ``score_thr`` the score threshold that gives it. ``precision`` (T, R, C) has the
-    precision at T IoUs and R recalls of each class; it is -1 for a class without objects, and None if nothing was
-    detected.
+    precision at T IoUs and R recalls of each class; it is -1 for a class without objects. It is None if nothing was
+    detected and pycocotools computes none.
 
     Args:
         ann_file: Path of the annotation file; without one, the metric uses the ground truth of the data samples.

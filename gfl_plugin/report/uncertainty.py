@@ -1,4 +1,5 @@
 """Compare the predicted spread of sides with their true error, and measure intervals."""
+import contextlib
 from typing import Any, Dict, Optional
 
 import numpy as np
@@ -8,6 +9,7 @@ from .. import conformal
 from ..analysis.quality import SAMPLE
 from ..analysis.reading import sample_of
 from ..conformal import Calibration, MatchedDetections
+from ..errors import SetupError
 
 BINS = 10
 SEEDS = (0, )  # of the halves that `calibrate` fits on; 0 is its default
@@ -53,9 +55,10 @@ def find_fitted_half(calibration: Calibration, matched: MatchedDetections) -> Op
     for seed in SEEDS:
         half = conformal.first_half(matched.image, seed)
         if half.sum() == calibration.detections:
-            again = conformal.fit(matched.select(half), calibration.coverage)
-            if abs(again.side_factor - calibration.side_factor) <= TOLERANCE * calibration.side_factor:
-                return half
+            with contextlib.suppress(SetupError):  # nothing can be fitted on so few, or for such a coverage
+                again = conformal.fit(matched.select(half), calibration.coverage)
+                if abs(again.side_factor - calibration.side_factor) <= TOLERANCE * calibration.side_factor:
+                    return half
     return None
 
 

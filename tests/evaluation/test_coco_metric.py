@@ -207,6 +207,20 @@ def test_each_class_gets_its_own_precision(tmp_path, backend, kind):
     results = metric.evaluate(len(content['images']))
     assert (results['coco/cat_precision'], results['coco/dog_precision']) == (1, 0), \
         'only cats were detected, so only their precision should be 1'
+    means = dict(zip(classes, metric.precision.mean((0, 1))))
+    assert metric.precision.shape == (10, 101, len(classes)) and (means['cat'], means['dog']) == (1, 0)
+    assert means.get('bird', -1) == -1, 'there are no birds'
+
+
+@pytest.mark.parametrize('backend', evaluators())
+def test_without_detections_there_is_no_precision(tmp_path, backend):
+    (tmp_path / 'boxes.json').write_text(json.dumps(truth(1)))
+    metric = METRICS.build(dict(type='gfl_plugin.CocoMetric', ann_file=str(tmp_path / 'boxes.json'), backend=backend))
+    metric.dataset_meta = dict(classes=('cat', 'dog'))
+    nothing = dict(bboxes=torch.zeros(0, 4), scores=torch.zeros(0), labels=torch.zeros(0).long())
+    metric.process({}, [dict(img_id=1, ori_shape=(640, 640), pred_instances=nothing)])
+    assert metric.evaluate(1)['coco/bbox_mAP'] == 0
+    assert metric.precision is None if backend == 'pycocotools' else (metric.precision == 0).all()
 
 
 def test_a_class_without_category_ends_an_evaluation_before_it_starts(tmp_path):

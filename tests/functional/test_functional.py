@@ -6,6 +6,7 @@ import torch
 from mmdet.models.task_modules.prior_generators import AnchorGenerator, anchor_inside_flags
 
 from gfl_plugin.functional.boxes import (
+    best_iou,
     box_to_distance,
     centerness,
     clip_boxes,
@@ -34,6 +35,15 @@ def test_distances_are_clamped_below_the_last_bin():
     distances = box_to_distance(torch.tensor([[5., 5.]]), torch.tensor([[-20., 7., 30., 9.]]), 16)
     assert distances.tolist() == [[pytest.approx(15.9), 0, pytest.approx(15.9), 4]], \
         'distances should be clamped to [0, n - 0.1]'
+
+
+def test_the_best_iou_is_with_a_box_of_the_same_label():
+    boxes = torch.tensor([[0., 0, 2, 2], [0, 0, 2, 2], [0, 0, 2, 2]])
+    gt_boxes = torch.tensor([[1., 1, 3, 3], [0, 0, 2, 2], [0, 0, 2, 4]])
+    found = best_iou(boxes, torch.tensor([0, 1, 2]), gt_boxes, torch.tensor([0, 1, 0]))
+    assert found.tolist() == pytest.approx([1 / 2, 1, 0])
+    assert best_iou(boxes, torch.tensor([0, 1, 2]), gt_boxes[:0], torch.zeros(0)).tolist() == [0, 0, 0]
+    assert best_iou(boxes[:0], torch.zeros(0), gt_boxes, torch.tensor([0, 1, 0])).shape == (0, )
 
 
 def test_iou_by_hand():

@@ -251,8 +251,10 @@ def _truth(split, number):
     return Truth(boxes, labels, np.zeros(len(labels), bool))
 
 
-def test_intervals_without_matches_have_no_coverage(split):
-    calibration = Calibration(0.9, 2, 3, 4, 5, 0.5, 10, 5, score_thr=0.5)
+@pytest.mark.parametrize('coverage, detections', [(0.9, 10), (0.9, 0), (0, 0)])
+def test_intervals_without_matches_have_no_coverage(coverage, detections, split):
+    """Whatever the calibration of a stranger says."""
+    calibration = Calibration(coverage, 2, 3, 4, 5, 0.5, detections, 5, score_thr=0.5)
     found = read(Detects(lambda number: ([], [], []), calibration=calibration), split)['uncertainty']
     assert found['bins'] == [] and found['calibration']['sides']['coverage'] is None
 
@@ -485,7 +487,7 @@ def test_a_resumed_run_is_one_curve(tmp_path):
     """The second start goes on after epoch 1. What the first one had logged later does not count."""
     write_log(tmp_path, '20260101_000000', [
         iteration(5, 3), iteration(10, 2), validation(1, 0.1), iteration(15, 9), iteration(20, 9), validation(2, 0.9),
-        '{"loss": 1, "st'])
+        iteration(30, 9), validation(3, 0.9), '{"loss": 1, "st'])
     write_log(tmp_path, '20260102_000000', [iteration(12, 1.5), iteration(20, 1), validation(2, 0.2)])
     write_log(tmp_path, '20260103_000000', ['', 'not JSON\n', '[]\n', '{"step": "x"}\n'])
     found = draw_curves(read_history(str(tmp_path)))
