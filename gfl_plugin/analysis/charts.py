@@ -148,19 +148,20 @@ def plain(text: str) -> str:
     return html.escape(text, quote=False)
 
 
-def fold(text: str, width: int = 44) -> str:
+def fold(text: str, width: int = 48) -> str:
     """Escape an axis label for Plotly, and break it into lines that fit a phone."""
     return '<br>'.join(map(plain, textwrap.wrap(text, width)))
 
 
 def empty_figure(x_label: str = '', y_label: str = '') -> go.Figure:
     """Make a figure with transparent backgrounds and grey grids. The style sheet colours the text."""
-    axis = dict(gridcolor=GRID, zeroline=False, automargin=True, ticks='outside', tickcolor=GRID, ticklen=4)
+    axis = dict(gridcolor=GRID, zeroline=False, automargin=True, ticks='outside', tickcolor=GRID, ticklen=4,
+                title=dict(font_size=12, standoff=8))
     legend = dict(orientation='h', x=0, xanchor='left', y=1, yanchor='bottom', bgcolor=CLEAR, itemwidth=30)
     return go.Figure(layout=dict(
         template='none', paper_bgcolor=CLEAR, plot_bgcolor=CLEAR, font=dict(size=12, color=TEXT, family='sans-serif'),
-        margin=dict(l=50, r=12, t=34, b=44), xaxis=dict(axis, title=fold(x_label)),
-        yaxis=dict(axis, title=fold(y_label)), legend=legend, barmode='overlay', hovermode='closest',
+        margin=dict(l=50, r=12, t=34, b=44), xaxis=dict(axis, title_text=fold(x_label)),
+        yaxis=dict(axis, title_text=fold(y_label)), legend=legend, barmode='overlay', hovermode='closest',
         modebar=dict(bgcolor=CLEAR, color=TEXT, activecolor=COLORS[0])))
 
 
@@ -192,8 +193,8 @@ def _trace(layer: Layer) -> Union[go.Scatter, go.Bar]:
         line = dict(color=color(layer.color), dash=PLOTLY_DASHES[layer.dash], width=2)
         return go.Scatter(x=x, y=y, mode='lines', line=line, hovertemplate=said, **shared)
     if layer.kind == 'points':
-        marker = dict(color=color(layer.color), size=4, opacity=0.5)
+        marker = dict(color=color(layer.color), size=4, opacity=0.7)
         return go.Scatter(x=x, y=y, mode='markers', marker=marker, hovertemplate=said, **shared)
-    return go.Bar(x=x[:-1], y=y, width=np.diff(x), offset=0, marker=dict(color=color(layer.color), opacity=0.6),
+    return go.Bar(x=x[:-1], y=y, width=np.diff(x), offset=0, marker=dict(color=color(layer.color), opacity=0.65),
                   customdata=x[1:], hovertemplate='%{x:.4~g} to %{customdata:.4~g}: %{y:.4~g}'
                   '<extra>%{fullData.name}</extra>', **shared)
