@@ -11,11 +11,11 @@ MOST_CURVES = 6  # classes whose curves have a colour and a place in the legend
 
 
 def draw_figures(content: Dict[str, Any]) -> Dict[str, Any]:
-    """Plotly's JSON of each chart that the content has numbers for, by the name that the templates use."""
-    panels = dict(_training(content['training']), precision_recall=_precision_recall(content),
+    """Plotly's JSON of each chart, by the name that the templates use; None if the content has no numbers for it."""
+    panels = dict(_training(content['training'] or {}), precision_recall=_precision_recall(content),
                   quality=_quality(content['quality']), spread=_spread(content['uncertainty']))
-    drawn = {name: json.loads(charts.plotly_figure(panel).to_json()) for name, panel in panels.items() if panel}
-    if 'precision_recall' in drawn:
+    drawn = {name: panel and json.loads(charts.plotly_figure(panel).to_json()) for name, panel in panels.items()}
+    if drawn['precision_recall']:
         _emphasize_last(drawn['precision_recall']['data'])
     return drawn
 
@@ -31,11 +31,9 @@ def _emphasize_last(traces: List[Dict[str, Any]]) -> None:
             trace['showlegend'] = False
 
 
-def _training(training: Optional[Dict[str, Any]]) -> Dict[str, Optional[Panel]]:
-    if not training:
-        return {}
-    return dict(ap=_ap(training['val']), loss=_loss(training['loss'], training['val_loss']),
-                learning_rate=_learning_rate(training['lr']))
+def _training(training: Dict[str, Any]) -> Dict[str, Optional[Panel]]:
+    return dict(ap=_ap(training.get('val')), loss=_loss(training.get('loss')),
+                learning_rate=_learning_rate(training.get('lr')))
 
 
 def _ap(val: Optional[Dict[str, Any]]) -> Optional[Panel]:
@@ -47,7 +45,7 @@ def _ap(val: Optional[Dict[str, Any]]) -> Optional[Panel]:
     return Panel('', val['unit'], 'AP', layers, y_range=(0, 1))
 
 
-def _loss(loss: Optional[Dict[str, Any]], val_loss: Optional[Dict[str, Any]]) -> Optional[Panel]:
+def _loss(loss: Optional[Dict[str, Any]]) -> Optional[Panel]:
     if not loss or not loss['iteration']:
         return None
     keys = [key for key in loss if key not in ('iteration', 'epoch')]
@@ -77,7 +75,7 @@ def _quality(quality: Optional[Dict[str, Any]]) -> Optional[Panel]:
     if not quality or not quality['sample']['score']:
         return None
     bins = quality['bins']
-    layers = [Layer('points', quality['sample']['score'], quality['sample']['iou'], 'a detection', 5),
+    layers = [Layer('points', quality['sample']['score'], quality['sample']['iou'], 'a detection', 6),
               Layer('line', [0, 1], [0, 1], 'score = IoU', 1, 'dashed'),
               Layer('line', _column(bins, 'score'), _column(bins, 'iou'), 'mean of a bin')]
     return Panel('', 'score', 'IoU with the ground truth', layers, x_range=(0, 1), y_range=(0, 1))
@@ -88,7 +86,7 @@ def _spread(uncertainty: Optional[Dict[str, Any]]) -> Optional[Panel]:
         return None
     bins, sample = uncertainty['bins'], uncertainty['sample']
     end = max(_column(bins, 'std') + _column(bins, 'error'), default=1.0)
-    layers = [Layer('points', sample['std'], sample['error'], 'a side', 5),
+    layers = [Layer('points', sample['std'], sample['error'], 'a side', 6),
               Layer('line', [0, end], [0, end], 'error = spread', 1, 'dashed'),
               Layer('line', _column(bins, 'std'), _column(bins, 'error'), 'mean of a bin')]
     return Panel('', 'predicted spread (pixels)', 'error (pixels)', layers)

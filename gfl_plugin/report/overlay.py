@@ -13,7 +13,8 @@ LONGEST_NAME = 24  # characters of a label on a picture
 GAP = 3  # pixels between a box and its curves
 LONGEST_SIDE = 720  # of a picture that cannot be shown
 # Of a label: CSS pixels of a letter, of its rim, and of a line; and the width of the narrowest picture, a phone's.
-LETTER, PADDING, LINE, NARROWEST = 7.0, 8, 17, 400
+LETTER, PADDING, LINE, NARROWEST = 7.6, 10, 17, 340
+UNSEEN = 0.1  # pixels: a corner of a curve that stands out less is dropped
 TENTHS = 10  # the coordinates of a path are tenths of a pixel
 
 
@@ -45,10 +46,21 @@ def shorten(name: str) -> str:
 
 
 def _path(corners: np.ndarray) -> str:
-    corners = np.round(corners * TENTHS).astype(int)
+    corners = np.round(_drop_straight(corners) * TENTHS).astype(int)
     steps = np.diff(corners, axis=0)
     steps = ' '.join(f'{x} {y}' for x, y in steps[steps.any(1)])
     return f'M{corners[0, 0]} {corners[0, 1]}l{steps}z'
+
+
+def _drop_straight(corners: np.ndarray) -> np.ndarray:
+    """Drop every second corner (M, 2) that lies nearly on the line between its neighbours, then those between them."""
+    for start in (1, 2):
+        before, corner, after = corners[start - 1:-2:2], corners[start:-1:2], corners[start + 1::2]
+        count = min(map(len, (before, corner, after)))
+        (x, y), (to_x, to_y) = (corner[:count] - before[:count]).T, (after[:count] - before[:count]).T
+        distance = abs(x * to_y - y * to_x) / np.hypot(to_x, to_y).clip(1e-9)
+        corners = np.delete(corners, start + 2 * np.flatnonzero(distance < UNSEEN), axis=0)
+    return corners
 
 
 def _picture_size(image: Dict[str, Any]) -> List[int]:

@@ -23,8 +23,8 @@ def write_page(content: Dict[str, Any], path: str) -> None:
     """Write the page of a report.
 
     Args:
-        content: What :func:`gfl_plugin.report.content.read_report` returns. The page carries it, without the pictures,
-            as JSON in the element ``report-data``.
+        content: What :func:`gfl_plugin.report.content.read_report` returns. The page carries it as JSON in the element
+            ``report-data``, without the pictures and the distributions, which would make it large.
         path: The file to write.
     """
     text = render(content)
@@ -67,8 +67,10 @@ def _policy(scripts: List[str]) -> str:
 
 
 def _without_pictures(content: Dict[str, Any]) -> Dict[str, Any]:
-    """The page shows each picture as an image, so its data need not carry them again."""
-    return dict(content, images=[dict(image, src=None) for image in content['images']])
+    """The content for the page's data. The page has the pictures as images, and the distributions as curves."""
+    return dict(content, images=[dict(image, src=None, found=[dict(found, places=None, probs=None)
+                                                              for found in image['found']])
+                                 for image in content['images']])
 
 
 def _other_metrics(metrics: Dict[str, Optional[float]]) -> List[Any]:

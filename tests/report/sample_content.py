@@ -1,7 +1,7 @@
 """The content of a report, made by hand, in the form that `gfl_plugin.report.content.read_report` returns."""
 import base64
 import io
-from typing import List, Optional, Sequence
+from typing import List, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -42,13 +42,14 @@ def make_content(names: Sequence[str] = ('circle', 'square', 'triangle'), images
 
 
 def _training() -> dict:
-    steps = np.arange(0, 3000, 25)
+    steps, epochs = np.arange(0, 3000, 25), np.arange(1, 13)
     loss = {key: _numbers(height * np.exp(-steps / 900) + 0.2) for key, height in
             dict(loss=2.0, loss_cls=1.0, loss_bbox=0.7, loss_dfl=0.3).items()}
     return dict(loss=dict(iteration=steps.tolist(), epoch=(steps // 250).tolist(), **loss),
                 lr=dict(iteration=steps.tolist(), lr=(1e-3 * np.cos(steps / 2000)**2).tolist()),
-                val=dict(unit='epoch', epoch=list(range(1, 13)), **{key: _numbers(top * (1 - np.exp(-np.arange(1, 13) / 4)))
-                                                      for key, top in dict(mAP=0.77, mAP_50=0.9, mAP_75=0.84).items()}),
+                val=dict(unit='epoch', epoch=epochs.tolist(), **{
+                    key: _numbers(top * (1 - np.exp(-epochs / 4)))
+                    for key, top in dict(mAP=0.77, mAP_50=0.9, mAP_75=0.84).items()}),
                 val_loss=None, thinning=None)
 
 
@@ -62,7 +63,8 @@ def _quality(rng: np.random.Generator) -> dict:
     score = rng.random(300)
     iou = (score + rng.normal(0, 0.1, 300)).clip(0, 1)
     return dict(bins=[dict(score=x, iou=x * 0.95, count=30) for x in (0.05, 0.25, 0.45, 0.65, 0.85)],
-                sample=dict(score=_numbers(score), iou=_numbers(iou)), rank_correlation=0.83, definition='All detections')
+                sample=dict(score=_numbers(score), iou=_numbers(iou)), rank_correlation=0.83,
+                definition='All detections')
 
 
 def _uncertainty(rng: np.random.Generator) -> dict:
@@ -70,7 +72,7 @@ def _uncertainty(rng: np.random.Generator) -> dict:
     return dict(rank_correlation=0.6, definition='The sides of the correct detections',
                 bins=[dict(std=x, error=x * 0.8, count=60) for x in (1.0, 2.0, 4.0, 8.0)],
                 sample=dict(std=_numbers(std), error=_numbers(np.abs(rng.normal(0, std)))),
-                calibration=dict(coverage=0.9, sides=dict(coverage=0.905, count=3600), boxes=dict(coverage=0.91, count=900),
+                calibration=dict(coverage=0.9, sides=dict(coverage=0.905), boxes=dict(coverage=0.91),
                                  note='These are not the images that the calibration was fitted on.'))
 
 
@@ -81,8 +83,9 @@ def _image(file: str, names: Sequence[str], found: int, size, rng: np.random.Gen
     return dict(
         file=file, width=width, height=height, view=view, src=_picture(boxes, size, view),
         truth=[dict(box=_numbers(box), name=names[i % len(names)], missed=i == 0) for i, box in enumerate(boxes)],
-        found=[dict(box=_numbers(box + rng.normal(0, 4, 4)), name=names[i % len(names)], score=round(0.95 - 0.5 * i / found, 3),
-                    kind=KINDS[i % len(KINDS)], **_distribution(box, spread)) for i, box in enumerate(boxes)],
+        found=[dict(box=_numbers(box + rng.normal(0, 4, 4)), name=names[i % len(names)], kind=KINDS[i % len(KINDS)],
+                    score=round(0.95 - 0.5 * i / found, 3), **_distribution(box, spread))
+               for i, box in enumerate(boxes)],
         counts={kind: 1 for kind in (*KINDS, 'missed')}, doubt=0.4 if spread else None)
 
 
@@ -111,7 +114,7 @@ def _picture(boxes: np.ndarray, size, view: List[int]) -> str:
     return data_uri(picture.resize(view))
 
 
-def data_uri(picture: Optional[Image.Image]) -> str:
+def data_uri(picture: Image.Image) -> str:
     buffer = io.BytesIO()
     picture.save(buffer, 'JPEG', quality=80)
     return 'data:image/jpeg;base64,' + base64.b64encode(buffer.getvalue()).decode()
