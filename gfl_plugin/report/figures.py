@@ -15,6 +15,8 @@ def draw_figures(content: Dict[str, Any]) -> Dict[str, Any]:
     panels = dict(_training(content['training'] or {}), precision_recall=_precision_recall(content),
                   quality=_quality(content['quality']), spread=_spread(content['uncertainty']))
     drawn = {name: panel and json.loads(charts.plotly_figure(panel).to_json()) for name, panel in panels.items()}
+    for trace in drawn['ap']['data'] if drawn.get('ap') else []:
+        trace['mode'] = 'lines+markers'  # a single validation is seen too
     if drawn['precision_recall']:
         _emphasize_last(drawn['precision_recall']['data'])
     return drawn

@@ -13,7 +13,7 @@ import pytest
 from report.sample_content import HOSTILE, make_content
 from vision import VISION, lab
 
-from gfl_plugin.report import overlay, page
+from gfl_plugin.report import figures, overlay, page
 from gfl_plugin.report.page import render, write_page
 from gfl_plugin.visualization.palette import contrast
 
@@ -158,6 +158,20 @@ def test_pictures_that_are_gone_leave_their_boxes():
     assert not reader.all('img') and 'example.org' not in str([found.of for found in reader.elements])
     assert reader.text.count('The picture could not be read.') == 4
     assert len(reader.all('g', 'box')) == 2 * sum(len(image['found']) for image in content['images'])
+
+
+def test_a_single_validation_is_a_point():
+    """A line needs two."""
+    drawn = figures.draw_figures(make_content())
+    assert {trace['mode'] for trace in drawn['ap']['data']} == {'lines+markers'}
+
+
+def test_curves_of_many_classes_are_grey_behind_their_mean():
+    few, many = (figures.draw_figures(make_content(names=[f'c{i}' for i in range(count)]))['precision_recall']['data']
+                 for count in (6, 7))
+    assert len({trace['line']['color'] for trace in few}) == 7 and all(trace['showlegend'] for trace in few)
+    assert {trace['line']['color'] for trace in many[:-1]} == {figures.GREY}
+    assert [trace['showlegend'] for trace in many] == [False] * 7 + [True]
 
 
 def test_hostile_names_stay_text():
