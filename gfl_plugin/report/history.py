@@ -125,10 +125,11 @@ def _judge(history: Optional[History]) -> Sequence[str]:
     aps = [one['mAP'] for one in validated]
     best, unit = aps.index(max(aps)), 'epoch' if any('epoch' in one for one in history.iterations) else 'iteration'
     at_best, at_last = (f'{aps[index]:.3f} after {unit} {validated[index]["step"]}' for index in (best, -1))
-    rise, fall = aps[-1] - aps[-1 - max(round(count / 3), 1)], aps[best] - aps[-1]
+    earlier = -1 - max(round(count / 3), 1)
+    rise, fall = aps[-1] - aps[earlier], aps[best] - aps[-1]
     if best == count - 1 and rise > RISE:
-        return 'improving', (f'AP was still rising when the training ended: {at_last}, {rise:.3f} more than a third of '
-                             'the validations before. Training longer should help.')
+        return 'improving', (f'AP was still rising when the training ended: {at_last}, up {rise:.3f} since {unit} '
+                             f'{validated[earlier]["step"]}. Training longer should help.')
     if fall <= FALL:
         return 'settled', f'AP has settled: its best is {at_best}, its last {at_last}. Training longer would not help.'
     if _loss_fell(history, validated[best], validated[-1]):

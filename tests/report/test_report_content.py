@@ -533,12 +533,12 @@ def test_no_log(tmp_path):
     ([], [3, 2], 'unknown', 'never validated'),
     ([0.5], [3], 'unknown', 'validated once'),
     ([0.1, 0.5], [3, 2], 'unknown', 'validated twice'),
-    ([0.1, 0.2, 0.3], [3, 2, 1], 'improving', '0.300 after epoch 3, 0.100 more'),
+    ([0.1, 0.2, 0.3], [3, 2, 1], 'improving', '0.300 after epoch 3, up 0.100 since epoch 2'),
     ([0.1, 0.3, 0.305], [3, 2, 1], 'settled', 'its best is 0.305 after epoch 3'),
     ([0.1, 0.3, 0.29], [3, 2, 1], 'settled', 'its best is 0.300 after epoch 2, its last 0.290'),
     ([0.1, 0.4, 0.3], [3, 2, 1], 'overfitted', 'fell from 0.400 after epoch 2 to 0.300 after epoch 3'),
     ([0.1, 0.4, 0.3], [3, 1, 2], 'settled', 'no overfitting'),
-    ([0.1, 0.2, 0.3, 0.4, 0.5, 0.505], [6, 5, 4, 3, 2, 1], 'improving', '0.105 more'),  # a third: two validations
+    ([0.1, 0.2, 0.3, 0.4, 0.5, 0.505], [6, 5, 4, 3, 2, 1], 'improving', 'up 0.105 since epoch 4'),  # of two validations
     ([0.3, 0.3, 0.3], [3, 2, 1], 'settled', 'settled'),
     ([0.0, 0.0, -1.0], [3, 2, 1], 'unknown', 'validated twice')])
 def test_verdicts(tmp_path, aps, losses, kind, words):
